@@ -1,1 +1,22 @@
-//! placeholder
+//! What one Iris node keeps on its disks: the Raft log of all its groups, the inbox state of its shards (hot in memory, warm
+//! in an embedded store), exact deduplication, cursors, and checked files. Knows neither Raft's messages nor the network:
+//! log ids and memberships are opaque bytes here.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod checked_file;
+pub mod command;
+mod error;
+pub mod log;
+pub mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod warm;
+
+pub use checked_file::{read_checked, write_checked};
+pub use command::{CommandError, Item, NewMessage, Outcome, decode_batch, encode_batch};
+pub use error::StoreError;
+pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};
+pub use state::{
+    AppliedMark, ApplyReply, CheckpointReport, Entry, Page, PageLimits, ShardStats, ShardStore, StoreOptions,
+};
+pub use warm::{Warm, WarmStore};

@@ -1,0 +1,94 @@
+//! What can go wrong with the state of a shard. Every message names the file and what the operator can do about it; the
+//! log has an error of its own ([`crate::LogError`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use iris_protocol::{EntryId, ShardId};
+
+use crate::command::CommandError;
+
+/// Why the store refused or failed. Cheap to clone, so that one failure can answer many waiters.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite failed: disk full, disk error, damage.
+    #[error("{path}: {action} failed: {source}. Check free space and the disk's health, then start again; if it stays, this node's data is damaged: see `iris store check`", path = .path.display())]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// SQLite's own words.
+        source: Arc<rusqlite::Error>,
+    },
+    /// The operating system failed.
+    #[error("{path}: {action} failed: {source}", path = .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// The system's own words.
+        source: Arc<std::io::Error>,
+    },
+    /// A checksum or an encoding is wrong: the file was damaged or written by something else.
+    #[error("{path}: {what} is damaged ({why}). Don't delete the file: `iris store check` says more, and the other nodes may hold the data", path = .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Which part of it.
+        what: String,
+        /// What was found.
+        why: String,
+    },
+    /// Written by another version of Iris.
+    #[error("{path} has format {found}, this Iris reads up to {known}. Start the Iris that wrote it, or a newer one", path = .path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Format found.
+        found: i64,
+        /// Format known.
+        known: i64,
+    },
+    /// Another process has the file.
+    #[error("{path} is in use by another process. Is an iris already running on this folder?", path = .path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A checkpoint failed earlier; whether it reached the disk is unknown.
+    #[error("{path}: an earlier checkpoint failed and is not retried, because what reached the disk is unknown. Restart the node", path = .path.display())]
+    Poisoned {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A log entry that is not a command: every replica refuses it alike.
+    #[error("shard {shard}, log index {index}: {source}")]
+    Command {
+        /// The shard.
+        shard: ShardId,
+        /// The log index.
+        index: u64,
+        /// What was wrong.
+        source: CommandError,
+    },
+    /// Applied twice, or backwards: a bug above.
+    #[error("shard {shard}: log index {index} comes after {applied} was applied")]
+    OutOfOrder {
+        /// The shard.
+        shard: ShardId,
+        /// The index given.
+        index: u64,
+        /// The last index applied.
+        applied: u64,
+    },
+    /// The id space of the shard is used up: a clock ran far into the future.
+    #[error("shard {shard}: no entry id is left after {last}: a leader's clock was set absurdly far ahead")]
+    IdsExhausted {
+        /// The shard.
+        shard: ShardId,
+        /// Its last id.
+        last: EntryId,
+    },
+}

@@ -1,0 +1,126 @@
+//! The values a shard's state is asked with and answers in. No behaviour beyond defaults.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use iris_protocol::{EntryId, MessageKey, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::command::Outcome;
+
+/// One message in an inbox. Cheap to clone: the body is shared with the log's cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the inbox, strictly increasing (A2).
+    pub id: EntryId,
+    /// Who sent it.
+    pub sender: UserId,
+    /// The open kind tag (A17).
+    pub kind: u16,
+    /// The sender's idempotency key (A3).
+    pub key: MessageKey,
+    /// Opaque bytes.
+    pub body: Bytes,
+}
+
+/// How far the log was applied. Log id and membership are the caller's encodings, kept with each checkpoint so that a
+/// restart and a snapshot agree on them. The default means that nothing was applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedMark {
+    /// Index of the last applied log entry; meaningless while `log_id` is empty.
+    pub index: u64,
+    /// The caller's encoding of the last applied log id; empty means nothing was applied.
+    pub log_id: Bytes,
+    /// The caller's encoding of the last applied membership; empty means none was.
+    pub membership: Bytes,
+}
+
+/// Bounds and windows of one shard. What decides an outcome (`dedup_window`, `dedup_keys_max`) must be the same on every
+/// replica of the shard, or they would answer differently.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes of entries and cursors not yet in the warm tier, per shard. At the bound the leader refuses proposals: 8 shards
+    /// of 24 MiB leave room for the rest within the 512 MiB of a node (E8), and hold some 50,000 small messages each, more
+    /// than arrive between two checkpoints.
+    pub hot_bytes_max: usize,
+    /// How long a key is remembered, in the time of the entry ids (A3): 8 days, a day more than the outbox may hold a message.
+    pub dedup_window: Duration,
+    /// Keys remembered per shard (A3): about 46 bytes each. The oldest go first, and are counted.
+    pub dedup_keys_max: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            hot_bytes_max: 24 * 1024 * 1024,
+            dedup_window: Duration::from_secs(8 * 24 * 3600),
+            dedup_keys_max: 10_000_000,
+        }
+    }
+}
+
+/// What applying one command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplyReply {
+    /// One per item, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Users whose inbox grew, each once, in the order of their first new entry.
+    pub touched: Vec<UserId>,
+}
+
+/// How much of an inbox one read may return. At least one entry is returned if there is one, whatever its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Entries.
+    pub entries_max: usize,
+    /// Bytes of bodies.
+    pub bytes_max: usize,
+}
+
+/// A piece of an inbox, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// The limits were reached and more entries follow.
+    pub more: bool,
+    /// No entry of this user up to here exists beyond those returned: what to read after next. Without `more` it is the
+    /// shard's last id at that moment, so that an idle follower's next read is answered from memory.
+    pub scanned_to: EntryId,
+}
+
+/// What a checkpoint wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// The state it made durable; unchanged if there was nothing new.
+    pub mark: AppliedMark,
+    /// Entries written.
+    pub entries: usize,
+    /// Bytes of hot memory written and freed.
+    pub bytes: usize,
+    /// Cursors written.
+    pub cursors: usize,
+    /// How long the durable write took.
+    pub took: Duration,
+}
+
+/// Counters of one shard since it was opened, and gauges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Keys remembered now.
+    pub dedup_keys: usize,
+    /// Keys forgotten before their window ended because the bound was hit: not zero means that A3 was weakened.
+    pub dedup_dropped_early: u64,
+    /// Entries appended.
+    pub entries_applied: u64,
+    /// Messages answered with an earlier entry's id.
+    pub duplicates: u64,
+    /// Messages refused because their key was used for something else.
+    pub key_conflicts: u64,
+    /// Bytes not yet in the warm tier.
+    pub hot_bytes: usize,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Device cursors known.
+    pub cursors: usize,
+}
