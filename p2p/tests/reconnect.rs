@@ -1,0 +1,210 @@
+//! Losing a peer and finding it again: crossing dials, kills, restarts and silence.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iris_p2p::{DownCause, Member, PeerAddr, PeerState};
+use support::{ECHO, Node, Transport, config, identities, pair, say, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[tokio::test]
+async fn crossing_dials_settle_on_one_connection() {
+    for round in 0..10 {
+        let (low, high) = identities();
+        // Each listens behind a relay that first collects both dials and then lets them through together.
+        let (low_gate, high_gate) = (Relay::listen().await, Relay::listen().await);
+        let low_member = Member { key: low.peer_id(), addrs: vec![low_gate.addr()] };
+        let high_member = Member { key: high.peer_id(), addrs: vec![high_gate.addr()] };
+        let start = |identity, member| Node::start(identity, config(Transport::Tcp.any_port()), vec![member]);
+        let (mut low, mut high) = tokio::join!(start(low, high_member), start(high, low_member));
+        low.echo();
+        high.echo();
+        for gate in [&low_gate, &high_gate] {
+            within("a dial", gate.count().wait_for(|count| count.accepted == 1)).await.unwrap();
+        }
+        low_gate.forward_to(&low);
+        high_gate.forward_to(&high);
+        let (mut one, mut other) = (low_gate.count(), high_gate.count());
+        within("one of two is closed", async {
+            loop {
+                let (one_count, other_count) = (*one.borrow_and_update(), *other.borrow_and_update());
+                if (one_count.accepted, other_count.accepted) == (1, 1) && one_count.closed + other_count.closed == 1 {
+                    break;
+                }
+                assert!(one_count.closed + other_count.closed <= 1, "both were closed");
+                tokio::select! { _ = one.changed() => {}, _ = other.changed() => {} }
+            }
+        })
+        .await;
+        within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
+        let states = (low.links.watch().borrow().clone(), high.links.watch().borrow().clone());
+        say(&mut low.links.open(high.key(), ECHO).await.unwrap(), &format!("round {round}")).await;
+        say(&mut high.links.open(low.key(), ECHO).await.unwrap(), &format!("round {round}")).await;
+        assert_eq!(states, (low.links.watch().borrow().clone(), high.links.watch().borrow().clone()));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_peer_is_noticed_and_found_again_after_its_restart() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        for kill_lower in [true, false] {
+            let (low, high) = pair(transport).await;
+            let (dies, mut stays) = if kill_lower { (low, high) } else { (high, low) };
+            stays.echo();
+            let (identity, addr, key) = (dies.identity.clone(), dies.addr(), dies.key());
+            let killed = Instant::now();
+            dies.kill().await;
+            stays.down(key).await;
+            assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
+            assert!(stays.links.open(key, ECHO).await.is_err());
+
+            // The old sockets are closed by tasks that end on their own; the port is free a moment later.
+            let again = within("the same port", async {
+                loop {
+                    let start = iris_p2p::Links::start(identity.clone(), config(addr.clone()), vec![stays.as_member()]);
+                    match start.await {
+                        Ok(started) => break started,
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+            })
+            .await;
+            let (links, inbound, task) = again;
+            let restarted = Instant::now();
+            let task = tokio::spawn(async move { task.run().await.unwrap() });
+            let again = Node { links, inbound: Some(inbound), task, identity };
+            within("up again", async { tokio::join!(again.up(stays.key()), stays.up(key)) }).await;
+            assert!(restarted.elapsed() < Duration::from_secs(3), "{:?}", restarted.elapsed());
+            say(&mut again.links.open(stays.key(), ECHO).await.unwrap(), "back").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_closed_in_time_and_redialled() {
+    for low_is_called in [true, false] {
+        let (low, high) = identities();
+        let (called, caller) = if low_is_called { (low, high) } else { (high, low) };
+        let relay = Relay::listen().await;
+        let called = Node::start(called, config(Transport::Tcp.any_port()), vec![]).await;
+        relay.forward_to(&called);
+        let member = Member { key: called.key(), addrs: vec![relay.addr()] };
+        let caller = Node::start(caller, config(Transport::Tcp.any_port()), vec![member]).await;
+        called.links.set_members(vec![caller.as_caller()]);
+        within("both up", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
+        let mut stream = caller.links.open(called.key(), ECHO).await.unwrap();
+
+        let cut = Instant::now();
+        relay.forwarding(false);
+        // Fills every buffer on the way: closing must not wait for them to drain.
+        let writing = tokio::spawn(async move {
+            let block = vec![0; 64 * 1024];
+            while stream.write_all(&block).await.is_ok() {}
+        });
+        let silent = |state| matches!(state, Some(PeerState::Down { cause: DownCause::Silent, .. }));
+        within("noticed", async {
+            tokio::join!(
+                caller.until("silent", called.key(), silent),
+                called.until("down", caller.key(), |state| !state.unwrap().is_up()),
+            )
+        })
+        .await;
+        assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
+        assert!(cut.elapsed() > Duration::from_secs(1), "not for one late beat: {:?}", cut.elapsed());
+        within("the stream's writer is released", writing).await.unwrap();
+
+        relay.forwarding(true);
+        within("up again", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
+    }
+}
+
+/// What passed through a relay.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    accepted: usize,
+    closed: usize,
+}
+
+/// A TCP relay that counts its connections and can stop forwarding without closing anything.
+struct Relay {
+    addr: SocketAddr,
+    target: watch::Sender<Option<SocketAddr>>,
+    forwards: watch::Sender<bool>,
+    count: Arc<watch::Sender<Count>>,
+}
+
+impl Relay {
+    async fn listen() -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (target, targets) = watch::channel(None);
+        let (forwards, forwarding) = watch::channel(true);
+        let count = Arc::new(watch::channel(Count::default()).0);
+        let counter = Arc::clone(&count);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                counter.send_modify(|count| count.accepted += 1);
+                let (mut targets, forwarding, counter) = (targets.clone(), forwarding.clone(), Arc::clone(&counter));
+                tokio::spawn(async move {
+                    let Ok(target) = targets.wait_for(Option::is_some).await.map(|target| *target) else { return };
+                    let Ok(server) = TcpStream::connect(target.unwrap()).await else { return };
+                    relay(client, server, forwarding).await;
+                    counter.send_modify(|count| count.closed += 1);
+                });
+            }
+        });
+        Relay { addr, target, forwards, count }
+    }
+
+    fn addr(&self) -> PeerAddr {
+        PeerAddr::tcp(self.addr)
+    }
+
+    fn forward_to(&self, node: &Node) {
+        self.target.send_replace(node.addr().tcp_socket());
+    }
+
+    fn forwarding(&self, on: bool) {
+        self.forwards.send_replace(on);
+    }
+
+    fn count(&self) -> watch::Receiver<Count> {
+        self.count.subscribe()
+    }
+}
+
+async fn relay(client: TcpStream, server: TcpStream, forwarding: watch::Receiver<bool>) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let up = pump(from_client, to_server, forwarding.clone());
+    let down = pump(from_server, to_client, forwarding);
+    tokio::select! { () = up => {}, () = down => {} }
+}
+
+async fn pump(
+    mut from: impl tokio::io::AsyncRead + Unpin,
+    mut to: impl tokio::io::AsyncWrite + Unpin,
+    mut forwarding: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        if forwarding.wait_for(|on| *on).await.is_err() {
+            return;
+        }
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            _ = forwarding.wait_for(|on| !*on) => continue,
+        };
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(len) if to.write_all(&buffer[..len]).await.is_err() => return,
+            Ok(_) => {}
+        }
+    }
+}
