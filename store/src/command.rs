@@ -146,10 +146,7 @@ fn put_len_u16(out: &mut BytesMut, bytes: &[u8]) {
 fn encoded_len(item: &Item) -> usize {
     match item {
         Item::Message(message) => {
-            MESSAGE_HEAD_LEN
-                + message.sender.as_bytes().len()
-                + message.recipient.as_bytes().len()
-                + message.body.len()
+            MESSAGE_HEAD_LEN + message.sender.as_bytes().len() + message.recipient.as_bytes().len() + message.body.len()
         }
         Item::Cursor { user, device, .. } => CURSOR_HEAD_LEN + user.as_bytes().len() + device.as_bytes().len(),
     }
@@ -244,7 +241,11 @@ impl<'a> Reader<'a> {
             return Err(self.malformed("a name too short or too long"));
         }
         let bytes = self.take(len, "a name that ends early")?;
-        std::str::from_utf8(bytes).map_err(|_| self.malformed("a name that isn't UTF-8"))
+        let text = std::str::from_utf8(bytes).map_err(|_| self.malformed("a name that isn't UTF-8"))?;
+        // The rule of `UserId::new`, without its allocation: after this, a name can be made of it.
+        let control =
+            if text.is_ascii() { bytes.iter().any(u8::is_ascii_control) } else { text.chars().any(char::is_control) };
+        if control { Err(self.malformed("a name with a control character")) } else { Ok(text) }
     }
 
     fn item(&mut self) -> Result<ItemRef<'a>, CommandError> {

@@ -1,135 +1,205 @@
-//! skeleton
+//! The Raft log of a node: one raft-engine for all groups, written by one thread, so that everything waiting shares one
+//! write and one fsync (E4). Owns durability, order and the cache of recent entries; knows nothing of terms or votes:
+//! entries and values are opaque bytes.
+//!
+//! An entry is readable as soon as [`GroupLog::append`] returns, and durable once its callback was called. A write or
+//! fsync that failed ends the writer for good: it is never retried as success, and every later operation fails (C9).
+
+mod engine;
+mod error;
+mod group;
+mod queue;
+mod read;
+mod record;
+mod stats;
+mod writer;
+
+use std::collections::HashMap;
 use std::future::Future;
-use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use raft_engine::env::{DefaultFileSystem, FileSystem};
+use tokio::sync::watch;
 
-/// A group.
+pub use error::LogError;
+pub use group::{AppendDone, GroupLog};
+pub use stats::LogStats;
+
+use engine::Engine;
+use group::Group;
+use queue::Queue;
+use read::Reader;
+use stats::Counters;
+
+/// A Raft group's number in the log: 1 is the meta group, 100 + n is shard n. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u64);
-/// Options.
-#[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// Folder.
-    pub dir: PathBuf,
-    /// Bytes.
-    pub segment_bytes: u64,
-    /// Bytes.
-    pub purge_threshold_bytes: u64,
-    /// Operations.
-    pub queue_len_max: usize,
-    /// Bytes.
-    pub queue_bytes_max: usize,
-    /// Bytes.
-    pub cache_bytes_max: usize,
-}
-impl LogOptions {
-    /// Defaults.
-    pub fn new(_dir: impl Into<PathBuf>) -> Self {
-        unimplemented!()
-    }
-}
-/// Error.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LogError {
-    /// Closed.
-    #[error("closed")]
-    Closed,
-}
-/// Entry.
+
+/// One entry: an index and opaque bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Index.
+    /// Its index; entries of a group are contiguous.
     pub index: u64,
-    /// Bytes.
+    /// The caller's encoding.
     pub bytes: Bytes,
 }
-/// Stats.
-#[derive(Debug, Clone, Default)]
-pub struct LogStats {
-    /// Count.
-    pub fsyncs: u64,
-    /// Count.
-    pub entries: u64,
-    /// Count.
-    pub bytes: u64,
-    /// Sum.
-    pub fsync_us_sum: u64,
-    /// Max.
-    pub fsync_us_max: u64,
-    /// Buckets: `[i]` counts fsyncs of less than `2^i` us (and at least half of that).
-    pub fsync_us_buckets: [u64; 25],
-    /// Length.
-    pub queue_len: usize,
+
+/// Where the log lives, and its bounds.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The folder; created with its parents, for this user only.
+    pub dir: PathBuf,
+    /// Size of one log file: small enough that purging frees space in steps, large enough that rotation is rare.
+    pub segment_bytes: u64,
+    /// Live and dead bytes above which purging rewrites what is still needed (raft-engine's own default is 10 GB).
+    pub purge_threshold_bytes: u64,
+    /// Operations waiting for the writer. When full, `append` and the others wait: the group's pace is the disk's.
+    pub queue_len_max: usize,
+    /// Bytes waiting for the writer, and so at most one write's size.
+    pub queue_bytes_max: usize,
+    /// Bytes of recent entries kept in memory, shared evenly by the groups; those not yet on disk come on top.
+    pub cache_bytes_max: usize,
 }
-/// Log.
+
+impl LogOptions {
+    /// The defaults, in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: 64 * 1024 * 1024,
+            purge_threshold_bytes: 512 * 1024 * 1024,
+            queue_len_max: 4_096,
+            queue_bytes_max: 32 * 1024 * 1024,
+            cache_bytes_max: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// The log. Cheap to clone; when the last clone and the last [`GroupLog`] are dropped, what waits is written and the
+/// writer ends.
 #[derive(Clone)]
-pub struct RaftLog;
+pub struct RaftLog {
+    handle: Arc<Handle>,
+}
+
+/// What the threads and every handle share.
+struct Shared {
+    engine: Arc<dyn Engine>,
+    queue: Queue,
+    reader: Reader,
+    counters: Counters,
+    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    groups_len: AtomicUsize,
+    cache_bytes_max: usize,
+    /// Moves before and after files are removed, so that a read which lost its file knows to look again.
+    purges: AtomicU64,
+    dir: PathBuf,
+}
+
+/// Ends the writer with the last handle.
+struct Handle {
+    shared: Arc<Shared>,
+    closed: watch::Receiver<Option<Option<LogError>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
 impl RaftLog {
-    /// Opens.
-    pub fn open(_options: LogOptions) -> Result<RaftLog, LogError> {
-        unimplemented!()
+    /// Opens or creates the log.
+    ///
+    /// # Errors
+    /// The folder can't be used, another process has it, or what is there is damaged.
+    pub fn open(options: LogOptions) -> Result<Self, LogError> {
+        Self::open_with(options, Arc::new(DefaultFileSystem))
     }
-    /// Opens.
-    pub fn open_with<F: raft_engine::env::FileSystem + 'static>(
-        _options: LogOptions,
-        _fs: Arc<F>,
-    ) -> Result<RaftLog, LogError> {
-        unimplemented!()
+
+    /// Opens or creates the log on a file system of the caller's: the seam for fault tests.
+    ///
+    /// # Errors
+    /// As [`RaftLog::open`].
+    pub fn open_with<F: FileSystem + 'static>(options: LogOptions, fs: Arc<F>) -> Result<Self, LogError> {
+        let engine = engine::open(&options, fs)?;
+        let failed = |source| LogError::io(&options.dir, "starting the log's threads", &source);
+        let reader = Reader::start(engine.clone(), &options.dir).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            queue: Queue::new(options.queue_len_max, options.queue_bytes_max),
+            reader,
+            counters: Counters::default(),
+            groups: Mutex::default(),
+            groups_len: AtomicUsize::new(0),
+            cache_bytes_max: options.cache_bytes_max,
+            purges: AtomicU64::new(0),
+            dir: options.dir.clone(),
+            engine,
+        });
+        let (closing, closed) = watch::channel(None);
+        let writer = writer::start(shared.clone(), closing).map_err(failed)?;
+        Ok(Self { handle: Arc::new(Handle { shared, closed, writer: Mutex::new(Some(writer)) }) })
     }
-    /// Group.
-    pub fn group(&self, _id: GroupId) -> GroupLog {
-        unimplemented!()
+
+    /// The log of one group; empty if it never had an entry. All handles of a group share their state.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> GroupLog {
+        let shared = &self.handle.shared;
+        let mut groups = lock(&shared.groups);
+        let group = groups
+            .entry(id)
+            .or_insert_with(|| {
+                shared.groups_len.fetch_add(1, Ordering::Relaxed);
+                Arc::new(Group::load(id, shared.engine.as_ref()))
+            })
+            .clone();
+        GroupLog::new(self.handle.clone(), group)
     }
-    /// Stats.
+
+    /// Counters since the log was opened.
+    #[must_use]
     pub fn stats(&self) -> LogStats {
-        unimplemented!()
+        self.handle.shared.counters.read(self.handle.shared.queue.len())
     }
-    /// Closed.
+
+    /// Resolves when the writer has ended, with the error if it failed: then the process must end (C9).
     pub fn closed(&self) -> impl Future<Output = Option<LogError>> + Send + use<> {
-        async { unimplemented!() }
+        let mut closed = self.handle.closed.clone();
+        async move {
+            match closed.wait_for(Option::is_some).await {
+                Ok(end) => end.clone().flatten(),
+                // The writer's thread says how it ended, even when it panicked; this is for a thread that was killed.
+                Err(_) => Some(LogError::Failed { why: "the log writer vanished".into() }),
+            }
+        }
     }
-    /// Shutdown.
-    pub fn shutdown(&self) {}
+
+    /// Lets the writer write what waits and end; later operations fail. Returns at once: [`RaftLog::closed`] tells the end.
+    pub fn shutdown(&self) {
+        self.handle.shared.queue.close(LogError::Closed);
+    }
 }
-/// Group log.
-#[derive(Clone)]
-pub struct GroupLog;
-/// Called after the fsync.
-pub type AppendDone = Box<dyn FnOnce(Result<(), LogError>) + Send>;
-impl GroupLog {
-    /// First.
-    pub fn first_index(&self) -> Option<u64> {
-        unimplemented!()
+
+impl std::fmt::Debug for RaftLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftLog").field("dir", &self.handle.shared.dir).finish_non_exhaustive()
     }
-    /// Last.
-    pub fn last_index(&self) -> Option<u64> {
-        unimplemented!()
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.close(LogError::Closed);
+        let writer = lock(&self.writer).take();
+        // The last handle may go away inside a callback, on the writer's own thread: that can't wait for itself.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != std::thread::current().id())
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.shared.dir.display(), "the log writer's thread panicked outside its guard");
+        }
     }
-    /// Appends.
-    pub async fn append(&self, _entries: Vec<LogEntry>, _done: AppendDone) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Truncates.
-    pub async fn truncate_after(&self, _last_kept: Option<u64>) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Purges.
-    pub async fn purge_to(&self, _index: u64) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Puts.
-    pub async fn put(&self, _key: &'static [u8], _value: Vec<u8>) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Gets.
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        unimplemented!()
-    }
-    /// Reads.
-    pub fn read(&self, _range: Range<u64>, _bytes_max: usize) -> Result<Vec<LogEntry>, LogError> {
-        unimplemented!()
-    }
+}
+
+/// Locks hold plain data that is whole between any two statements, and a panic of the writer fails the log anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -66,6 +66,9 @@ pub struct ApplyReply {
     pub outcomes: Vec<Outcome>,
     /// Users whose inbox grew, each once, in the order of their first new entry.
     pub touched: Vec<UserId>,
+    /// The shard's last id before this command: a subscriber that was told of every earlier touch may read after this
+    /// instead of its older `scanned_to`, and so stays in memory across checkpoints.
+    pub before: EntryId,
 }
 
 /// How much of an inbox one read may return. At least one entry is returned if there is one, whatever its size.

@@ -1,0 +1,174 @@
+//! raft-engine behind an object-safe trait, so that the file system's type stays out of [`super::RaftLog`]. Owns its
+//! configuration and what is put right at open: bounds that the engine itself can forget.
+//!
+//! What the engine can't do alone: drop a suffix without appending, and remember a purge once its file is gone. Both are
+//! kept as a small value beside the entries ([`Bounds`]), always overwritten and never deleted, because the engine carries
+//! values but not deletions through its purge.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use iris_protocol::versioned::{self, Versioned};
+use raft_engine::env::FileSystem;
+use raft_engine::{Command, Config, LogBatch, ReadableSize, RecoveryMode};
+use serde::{Deserialize, Serialize};
+
+use super::record::{Record, Records};
+use super::{LogError, LogOptions};
+
+/// Where a group's [`Bounds`] are kept.
+pub(super) const BOUNDS_KEY: &[u8] = b"iris.bounds";
+
+/// Which of the entries the engine holds are really there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bounds {
+    /// Everything up to here was purged.
+    pub(super) floor: Option<u64>,
+    pub(super) keep: Keep,
+}
+
+/// How much of the log's end a truncation left; an append lifts it in the same write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Keep {
+    #[default]
+    All,
+    UpTo(u64),
+    Nothing,
+}
+
+impl Versioned for Bounds {
+    const NAME: &'static str = "log bounds";
+    const VERSION: u8 = 1;
+}
+
+impl Bounds {
+    /// What remains of the engine's first and last index.
+    pub(super) fn clip(&self, (first, last): (u64, u64)) -> Option<(u64, u64)> {
+        let first = self.floor.map_or(first, |floor| first.max(floor.saturating_add(1)));
+        let last = match self.keep {
+            Keep::All => last,
+            Keep::UpTo(kept) => last.min(kept),
+            Keep::Nothing => return None,
+        };
+        (first <= last).then_some((first, last))
+    }
+}
+
+/// What the log needs of raft-engine.
+pub(super) trait Engine: Send + Sync {
+    /// One write and one fsync. May panic when the fsync fails: callers guard it.
+    fn write(&self, batch: &mut LogBatch) -> raft_engine::Result<usize>;
+    /// Entries from disk. May panic on damaged bytes, and keeps a block per thread that doesn't know whose it is: only
+    /// [`super::read::Reader`]'s thread calls it.
+    fn fetch(&self, group: u64, begin: u64, end: u64, bytes_max: usize) -> raft_engine::Result<Vec<Record>>;
+    fn value(&self, group: u64, key: &[u8]) -> Option<Vec<u8>>;
+    fn span(&self, group: u64) -> Option<(u64, u64)>;
+    /// Removes files nobody needs, rewriting what is still needed of them.
+    fn purge(&self) -> raft_engine::Result<()>;
+    fn groups(&self) -> Vec<u64>;
+}
+
+impl<F: FileSystem> Engine for raft_engine::Engine<F> {
+    fn write(&self, batch: &mut LogBatch) -> raft_engine::Result<usize> {
+        self.write(batch, true)
+    }
+
+    fn fetch(&self, group: u64, begin: u64, end: u64, bytes_max: usize) -> raft_engine::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        self.fetch_entries_to::<Records>(group, begin, end, Some(bytes_max), &mut records)?;
+        Ok(records)
+    }
+
+    fn value(&self, group: u64, key: &[u8]) -> Option<Vec<u8>> {
+        self.get(group, key)
+    }
+
+    fn span(&self, group: u64) -> Option<(u64, u64)> {
+        self.first_index(group).zip(self.last_index(group))
+    }
+
+    fn purge(&self) -> raft_engine::Result<()> {
+        self.purge_expired_files().map(drop)
+    }
+
+    fn groups(&self) -> Vec<u64> {
+        self.raft_groups()
+    }
+}
+
+/// Opens the engine and puts its bounds right.
+pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) -> Result<Arc<dyn Engine>, LogError> {
+    let dir = &options.dir;
+    create_dir(dir).map_err(|error| LogError::io(dir, "creating the log's folder", &error))?;
+    let config = config(options)?;
+    // Recovery asserts on bytes it didn't expect; damage must come back as an error.
+    let engine = match catch_unwind(AssertUnwindSafe(|| raft_engine::Engine::open_with_file_system(config, fs))) {
+        Ok(Ok(engine)) => engine,
+        Ok(Err(error)) => return Err(LogError::engine(dir, "opening the Raft log", &error)),
+        Err(panic) => return Err(LogError::corrupt(dir, &LogError::panic_text(&*panic))),
+    };
+    repair(&engine, dir)?;
+    Ok(Arc::new(engine))
+}
+
+fn config(options: &LogOptions) -> Result<Config, LogError> {
+    let dir = options.dir.to_str();
+    let dir = dir.ok_or_else(|| LogError::io(&options.dir, "opening the Raft log", &"the path isn't UTF-8"))?;
+    Ok(Config {
+        dir: dir.to_owned(),
+        recovery_mode: RecoveryMode::TolerateTailCorruption,
+        recovery_threads: 2,
+        // Bodies are end-to-end encrypted more often than not: compressing them costs and gains nothing.
+        batch_compression_threshold: ReadableSize(0),
+        target_file_size: ReadableSize(options.segment_bytes),
+        purge_threshold: ReadableSize(options.purge_threshold_bytes.max(options.segment_bytes)),
+        // A recycled file's old bytes would lie behind the new tail; not worth it at our rate of rotation.
+        enable_log_recycle: false,
+        ..Config::default()
+    })
+}
+
+#[cfg(unix)]
+fn create_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+#[cfg(not(unix))]
+fn create_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)
+}
+
+/// Drops again, from the engine's index, what a purge or a truncation had dropped and recovery brought back.
+fn repair(engine: &dyn Engine, dir: &Path) -> Result<(), LogError> {
+    let mut compactions = BTreeMap::new();
+    for group in engine.groups() {
+        let Some(found) = engine.span(group) else { continue };
+        match load_bounds(engine, group, dir)?.clip(found) {
+            None => drop(compactions.insert(group, found.1 + 1)),
+            Some((first, _)) if first > found.0 => drop(compactions.insert(group, first)),
+            Some(_) => {}
+        }
+    }
+    if compactions.is_empty() {
+        return Ok(());
+    }
+    let mut batch = LogBatch::default();
+    for (group, index) in compactions {
+        batch.add_command(group, Command::Compact { index });
+    }
+    match catch_unwind(AssertUnwindSafe(|| engine.write(&mut batch))) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(LogError::engine(dir, "writing the Raft log", &error)),
+        Err(panic) => Err(LogError::io(dir, "writing the Raft log", &LogError::panic_text(&*panic))),
+    }
+}
+
+pub(super) fn load_bounds(engine: &dyn Engine, group: u64, dir: &Path) -> Result<Bounds, LogError> {
+    match engine.value(group, BOUNDS_KEY) {
+        None => Ok(Bounds::default()),
+        Some(bytes) => versioned::decode(&bytes).map_err(|error| LogError::corrupt(dir, &error)),
+    }
+}

@@ -1,0 +1,136 @@
+//! The one thread that writes. Takes everything waiting over all groups, makes one batch of it, writes and fsyncs once, then
+//! answers everyone (E4). Ends at shutdown or at the first failure, and says which.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use iris_protocol::versioned;
+use raft_engine::{Command, LogBatch};
+use tokio::sync::watch;
+
+use super::engine::BOUNDS_KEY;
+use super::queue::{Change, Op};
+use super::record::Records;
+use super::{LogError, Shared};
+
+/// Starts the writer; `closing` is told how it ended.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    closing: watch::Sender<Option<Option<LogError>>>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("iris-log-write".into()).spawn(move || {
+        // A callback that panics must not leave the node running with a log nobody writes.
+        let end = match catch_unwind(AssertUnwindSafe(|| run(&shared))) {
+            Ok(end) => end,
+            Err(panic) => Some(fail_all(&shared, &LogError::panic_text(&*panic), VecDeque::new())),
+        };
+        if let Some(error) = &end {
+            tracing::error!(dir = %shared.dir.display(), %error, "the Raft log's writer ended");
+        }
+        closing.send_replace(Some(end));
+    })
+}
+
+fn run(shared: &Shared) -> Option<LogError> {
+    while let Some(ops) = shared.queue.take_all() {
+        let (entries, bytes) = size(&ops);
+        let purge = ops.iter().any(|op| matches!(op.change, Change::Bound { compact_to: Some(_), .. }));
+        let started = Instant::now();
+        let (ops, written) = write(shared, ops);
+        if let Err(why) = written {
+            return Some(fail_all(shared, &why, ops));
+        }
+        shared.counters.wrote(entries, bytes, started.elapsed());
+        complete(shared, ops);
+        if purge && let Err(why) = remove_files(shared) {
+            return Some(fail_all(shared, &why, VecDeque::new()));
+        }
+    }
+    None
+}
+
+fn size(ops: &VecDeque<Op>) -> (usize, usize) {
+    ops.iter().fold((0, 0), |(entries, bytes), op| match &op.change {
+        Change::Append { records, .. } => {
+            (entries + records.len(), bytes + records.iter().map(|record| record.bytes.len()).sum::<usize>())
+        }
+        Change::Bound { .. } | Change::Put { .. } => (entries, bytes),
+    })
+}
+
+fn write(shared: &Shared, ops: VecDeque<Op>) -> (VecDeque<Op>, Result<(), String>) {
+    // The engine panics when an fsync fails, and on a hole between entries, which the groups rule out.
+    let written = catch_unwind(AssertUnwindSafe(|| {
+        let mut batch = LogBatch::with_capacity(ops.len() * 2);
+        for op in &ops {
+            add(&mut batch, op)?;
+        }
+        shared.engine.write(&mut batch)
+    }));
+    let written = match written {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("{}: writing failed: {error}", shared.dir.display())),
+        Err(panic) => Err(format!("{}: {}", shared.dir.display(), LogError::panic_text(&*panic))),
+    };
+    (ops, written)
+}
+
+/// Adds one operation. Order within a batch is the order of application, at once and at recovery: a truncation followed by
+/// an append in one round ends as if they had been written apart.
+fn add(batch: &mut LogBatch, op: &Op) -> raft_engine::Result<()> {
+    let group = op.group.id.0;
+    match &op.change {
+        Change::Append { records, bounds } => {
+            batch.add_entries::<Records>(group, records)?;
+            match bounds {
+                Some(bounds) => batch.put(group, BOUNDS_KEY.to_vec(), versioned::encode(bounds)),
+                None => Ok(()),
+            }
+        }
+        Change::Bound { bounds, compact_to } => {
+            if let Some(index) = *compact_to {
+                batch.add_command(group, Command::Compact { index });
+            }
+            batch.put(group, BOUNDS_KEY.to_vec(), versioned::encode(bounds))
+        }
+        Change::Put { key, value } => batch.put(group, key.to_vec(), value.clone()),
+    }
+}
+
+fn complete(shared: &Shared, ops: VecDeque<Op>) {
+    let cache_bytes_max = shared.cache_bytes_max / shared.groups_len.load(Ordering::Relaxed).max(1);
+    for op in ops {
+        if matches!(op.change, Change::Append { .. }) {
+            op.group.flushed(op.seq, cache_bytes_max);
+        }
+        shared.queue.give_back(op.room);
+        (op.done)(Ok(()));
+    }
+}
+
+/// Answers everyone with the failure, those still waiting included. No later operation gets in.
+fn fail_all(shared: &Shared, why: &str, ops: VecDeque<Op>) -> LogError {
+    let error = LogError::Failed { why: why.into() };
+    let waiting = shared.queue.fail(error.clone());
+    for op in ops.into_iter().chain(waiting) {
+        (op.done)(Err(error.clone()));
+    }
+    error
+}
+
+/// Gives space back after a purge. On this thread, because rewriting what is still needed competes with appends for the
+/// same disk anyway.
+fn remove_files(shared: &Shared) -> Result<(), String> {
+    shared.purges.fetch_add(1, Ordering::SeqCst);
+    let removed = catch_unwind(AssertUnwindSafe(|| shared.engine.purge()));
+    shared.purges.fetch_add(1, Ordering::SeqCst);
+    match removed {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{}: purging failed: {error}", shared.dir.display())),
+        Err(panic) => Err(format!("{}: purging: {}", shared.dir.display(), LogError::panic_text(&*panic))),
+    }
+}

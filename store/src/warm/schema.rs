@@ -1,0 +1,98 @@
+//! The SQLite file's schema, its version and the settings of a connection. Owns what a file must look like to be opened.
+//!
+//! Entries are a rowid table, written in order, and a narrow index by inbox: tables without rowids wrote 40 times the data,
+//! and names are stored as they are, so that `sqlite3` shows an inbox to whoever looks for it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::StoreError;
+
+/// `PRAGMA user_version` of the schema below. 0 is an empty file.
+pub(super) const SCHEMA_VERSION: i64 = 1;
+
+/// "Iris" in `PRAGMA application_id`.
+const APPLICATION_ID: i64 = 0x4972_6973;
+
+/// Page cache of the writing connection, and of each reading one: 64 MiB together.
+const WRITER_CACHE_KIB: i64 = 32 * 1024;
+const READER_CACHE_KIB: i64 = 8 * 1024;
+
+/// Pages after which a commit moves the WAL into the file: 256 MiB, so that a page changed by many checkpoints is written
+/// back once.
+const WAL_PAGES: i64 = 65_536;
+
+/// The WAL above which a checkpoint stops everything to empty it: readers held it open for too long.
+pub(super) const WAL_BYTES_MAX: u64 = 2 * 65_536 * 4_096;
+
+/// No statement waits longer for another's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE shards (shard INTEGER PRIMARY KEY, row BLOB NOT NULL, sum INTEGER NOT NULL) STRICT;
+CREATE TABLE entries (
+    shard INTEGER NOT NULL, vnode INTEGER NOT NULL, user TEXT NOT NULL, id INTEGER NOT NULL,
+    kind INTEGER NOT NULL, sender TEXT NOT NULL, key BLOB NOT NULL, sum INTEGER NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX entries_by_inbox ON entries (shard, vnode, user, id);
+CREATE TABLE cursors (
+    shard INTEGER NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, cursor INTEGER NOT NULL,
+    PRIMARY KEY (shard, user, device)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dedup (shard INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, block BLOB NOT NULL) STRICT;
+CREATE UNIQUE INDEX dedup_by_last ON dedup (shard, last);
+PRAGMA user_version = 1;
+COMMIT;
+";
+
+/// Sets up the writing connection, and the schema in an empty file.
+pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), StoreError> {
+    let failed = |source| sqlite_error(path, "opening the database", source);
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    if version != SCHEMA_VERSION && (version != 0 || tables != 0) {
+        return Err(StoreError::Version { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
+    }
+    let fresh = version == 0;
+    if fresh {
+        // Only before the first table can these be chosen.
+        conn.execute_batch(&format!(
+            "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID};"
+        ))
+        .map_err(failed)?;
+    }
+    conn.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON;
+         PRAGMA checkpoint_fullfsync = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB};
+         PRAGMA wal_autocheckpoint = {WAL_PAGES}; PRAGMA journal_size_limit = {};",
+        WAL_PAGES * 4_096
+    ))
+    .map_err(failed)?;
+    if fresh {
+        conn.execute_batch(SCHEMA).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Sets up a reading connection.
+pub(super) fn prepare_reader(path: &Path, conn: &Connection) -> Result<(), StoreError> {
+    conn.busy_timeout(BUSY_TIMEOUT)
+        .and_then(|()| conn.execute_batch(&format!("PRAGMA query_only = ON; PRAGMA cache_size = -{READER_CACHE_KIB};")))
+        .map_err(|source| sqlite_error(path, "opening the database for reading", source))
+}
+
+/// SQLite's error in our words: damage and foreign files are told apart from a failing disk.
+pub(super) fn sqlite_error(path: &Path, action: &'static str, source: rusqlite::Error) -> StoreError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse { path: path.to_owned() },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Corrupt { path: path.to_owned(), what: "the database".to_owned(), why: source.to_string() }
+        }
+        _ => StoreError::Sqlite { path: path.to_owned(), action, source: Arc::new(source) },
+    }
+}
