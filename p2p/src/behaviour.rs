@@ -189,3 +189,50 @@ impl NetworkBehaviour for LinkBehaviour {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, inbound};
+
+    fn gate(members: &[PeerKey]) -> (watch::Sender<MemberMap>, LinkBehaviour) {
+        let map = |members: &[PeerKey]| Arc::new(members.iter().map(|key| (*key, Vec::new())).collect());
+        let (sender, receiver) = watch::channel(map(members));
+        let (queue, _) = inbound::queue(1);
+        (sender, LinkBehaviour::new(Identity::ephemeral().peer_id(), receiver, queue, Duration::from_secs(1)))
+    }
+
+    /// Whether the gate opens, inbound and outbound.
+    fn admits(gate: &mut LinkBehaviour, peer: PeerKey) -> (bool, bool) {
+        let (addr, id) = (Multiaddr::empty(), ConnectionId::new_unchecked(1));
+        let inbound = gate.handle_established_inbound_connection(id, peer.id(), &addr, &addr);
+        let outbound =
+            gate.handle_established_outbound_connection(id, peer.id(), &addr, Endpoint::Dialer, PortUse::New);
+        (inbound.is_ok(), outbound.is_ok())
+    }
+
+    #[test]
+    fn only_members_pass_and_only_as_long_as_they_are() {
+        let (member, stranger) = (Identity::ephemeral().peer_id(), Identity::ephemeral().peer_id());
+        let (members, mut gate) = gate(&[member]);
+        assert_eq!(admits(&mut gate, member), (true, true));
+        assert_eq!(admits(&mut gate, stranger), (false, false));
+        members.send_replace(MemberMap::default());
+        assert_eq!(admits(&mut gate, member), (false, false));
+    }
+
+    #[test]
+    fn strangers_in_their_handshake_are_limited() {
+        let (_members, mut gate) = gate(&[]);
+        let addr = Multiaddr::empty();
+        let mut pending = |n| gate.handle_pending_inbound_connection(ConnectionId::new_unchecked(n), &addr, &addr);
+        for n in 0..PENDING_INBOUND_MAX {
+            assert!(pending(n).is_ok());
+        }
+        assert!(pending(PENDING_INBOUND_MAX).is_err());
+        let stranger = Identity::ephemeral().peer_id();
+        let first = ConnectionId::new_unchecked(0);
+        assert!(gate.handle_established_inbound_connection(first, stranger.id(), &addr, &addr).is_err());
+        assert!(gate.handle_pending_inbound_connection(first, &addr, &addr).is_ok(), "a place is free again");
+    }
+}

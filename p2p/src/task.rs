@@ -2,32 +2,27 @@
 //! sockets and the heartbeats' tasks; moves none of the streams' data.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
-use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::core::transport::ListenerId;
 use libp2p::core::upgrade;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, Stream, Swarm};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
 use crate::behaviour::{HeartbeatOpened, Line, LinkBehaviour, MemberMap, decides};
-use crate::config::LISTEN_WITHIN;
 use crate::handler::OpenRequest;
 use crate::heartbeat::{self, Pulse, Timing};
 use crate::hello::Purpose;
 use crate::inbound::InboundQueue;
 use crate::links::Published;
 use crate::peer::{Action, Peer, Role, Windows};
-use crate::{
-    DownCause, Identity, LinkConfig, PeerAddr, PeerKey, PeerState, PeerStates, StartError, resolve, transport,
-};
+use crate::{DownCause, Identity, LinkConfig, PeerAddr, PeerKey, PeerState, PeerStates, StartError, transport};
 
 /// First answers of heartbeats on their way to the loop; each connection sends one.
 const CONFIRMED_QUEUE_MAX: usize = 64;
@@ -53,25 +48,25 @@ pub(crate) struct Outlet {
 
 /// Drives the links. Dropping it closes every connection.
 pub struct LinksTask {
-    swarm: Swarm<LinkBehaviour>,
+    pub(crate) swarm: Swarm<LinkBehaviour>,
     local: PeerKey,
-    config: LinkConfig,
+    pub(crate) config: LinkConfig,
     members: watch::Receiver<MemberMap>,
     /// The members as the state machines know them.
-    known: MemberMap,
-    peers: BTreeMap<PeerKey, Peer>,
+    pub(crate) known: MemberMap,
+    pub(crate) peers: BTreeMap<PeerKey, Peer>,
     /// Addresses at which a member was looked for and another node found.
-    avoided: HashMap<PeerKey, HashSet<Multiaddr>>,
-    outlet: Outlet,
-    listening: HashMap<ListenerId, Vec<PeerAddr>>,
-    work: JoinSet<Done>,
+    pub(crate) avoided: HashMap<PeerKey, HashSet<Multiaddr>>,
+    pub(crate) outlet: Outlet,
+    pub(crate) listening: HashMap<ListenerId, Vec<PeerAddr>>,
+    pub(crate) work: JoinSet<Done>,
     heartbeats: HashMap<ConnectionId, AbortHandle>,
     confirmed_sender: mpsc::Sender<(PeerKey, ConnectionId)>,
     confirmed: mpsc::Receiver<(PeerKey, ConnectionId)>,
 }
 
 /// How a task that the loop started ended.
-enum Done {
+pub(crate) enum Done {
     Heartbeat(PeerKey, ConnectionId, DownCause),
     Resolved(PeerKey, Vec<Multiaddr>),
 }
@@ -144,35 +139,7 @@ impl LinksTask {
         self.peers.iter_mut().map(|(key, peer)| (*key, peer.tick(now))).collect()
     }
 
-    async fn listen(&mut self) -> Result<(), StartError> {
-        for addr in self.config.listen.clone() {
-            refuse_if_taken(&addr)?;
-            let id = self.swarm.listen_on(addr.multiaddr().clone()).map_err(|error| {
-                let source = match error {
-                    TransportError::Other(source) => source,
-                    unsupported => io::Error::new(io::ErrorKind::Unsupported, unsupported.to_string()),
-                };
-                StartError::Listen { addr: addr.clone(), source }
-            })?;
-            self.listening.insert(id, Vec::new());
-            timeout(LISTEN_WITHIN, self.listener_stands(id, &addr))
-                .await
-                .map_err(|_| StartError::ListenTimeout(LISTEN_WITHIN))??;
-        }
-        Ok(())
-    }
-
-    async fn listener_stands(&mut self, id: ListenerId, addr: &PeerAddr) -> Result<(), StartError> {
-        while self.listening.get(&id).is_some_and(Vec::is_empty) {
-            let event = self.swarm.select_next_some().await;
-            if let Err(LinksError::ListenerEnded { reason, .. }) = self.on_swarm_event(event) {
-                return Err(StartError::Listen { addr: addr.clone(), source: io::Error::other(reason) });
-            }
-        }
-        Ok(())
-    }
-
-    fn on_swarm_event(&mut self, event: SwarmEvent<HeartbeatOpened>) -> Result<(), LinksError> {
+    pub(crate) fn on_swarm_event(&mut self, event: SwarmEvent<HeartbeatOpened>) -> Result<(), LinksError> {
         match event {
             SwarmEvent::Behaviour(HeartbeatOpened { peer, connection, stream }) => {
                 self.on_greeted(peer, connection, stream);
@@ -247,20 +214,6 @@ impl LinksTask {
         }
     }
 
-    fn on_dial_failed(&mut self, key: PeerKey, error: &DialError) {
-        tracing::debug!(peer = %key, %error, "dial failed");
-        let cause = match error {
-            DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => {
-                self.avoided.entry(key).or_default().insert(without_key(address));
-                DownCause::WrongIdentity
-            }
-            _ => DownCause::Unreachable,
-        };
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.dial_failed(cause, Instant::now());
-        }
-    }
-
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Heartbeat(key, id, cause) => {
@@ -281,37 +234,6 @@ impl LinksTask {
                 }
                 Action::Greet(id, line, pulse) => self.start_heartbeat(key, id, pulse, open_heartbeat(line)),
             }
-        }
-    }
-
-    fn start_dial(&mut self, key: PeerKey) {
-        let addrs = self.known.get(&key).cloned().unwrap_or_default();
-        if resolve::needs_lookup(&addrs) {
-            self.work.spawn(async move { Done::Resolved(key, resolve::resolve(&addrs).await) });
-        } else {
-            self.dial(key, addrs.iter().map(|addr| addr.multiaddr().clone()).collect());
-        }
-    }
-
-    fn dial(&mut self, key: PeerKey, mut addrs: Vec<Multiaddr>) {
-        if let Some(avoided) = self.avoided.get(&key) {
-            // A dial ends with the first answer, so a wrong node at one address would hide the right one at another.
-            if addrs.iter().all(|addr| avoided.contains(addr)) {
-                self.avoided.remove(&key);
-            } else {
-                addrs.retain(|addr| !avoided.contains(addr));
-            }
-        }
-        // A port of its own for every dial: two nodes that dial each other from their listening ports at once make one
-        // TCP connection on which both believe to be the caller. The condition keeps a connection that is still being
-        // closed from refusing the dial.
-        let dial = DialOpts::peer_id(key.id())
-            .addresses(addrs)
-            .condition(PeerCondition::NotDialing)
-            .allocate_new_port()
-            .build();
-        if let Err(error) = self.swarm.dial(dial) {
-            self.on_dial_failed(key, &error);
         }
     }
 
@@ -413,12 +335,6 @@ impl LinksTask {
             }
         }
     }
-
-    fn publish_listening(&self) {
-        let mut addrs: Vec<PeerAddr> = self.listening.values().flatten().cloned().collect();
-        addrs.sort();
-        self.outlet.published.listen.store(Arc::new(addrs));
-    }
 }
 
 impl Drop for LinksTask {
@@ -445,22 +361,4 @@ async fn open_heartbeat(line: Line) -> Result<Stream, DownCause> {
         Ok(Err(_)) => Err(DownCause::NotConfirmed),
         Err(_) => Err(DownCause::Closed),
     }
-}
-
-/// libp2p binds its TCP listeners so that a second process may share the port, and each would get half of the
-/// connections. A plain bind tells first.
-fn refuse_if_taken(addr: &PeerAddr) -> Result<(), StartError> {
-    match addr.tcp_socket().filter(|socket| socket.port() != 0) {
-        Some(socket) => match std::net::TcpListener::bind(socket) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(StartError::Listen { addr: addr.clone(), source }),
-        },
-        None => Ok(()),
-    }
-}
-
-/// The address as it stands in the member set: dial errors carry the expected key at its end.
-fn without_key(addr: &Multiaddr) -> Multiaddr {
-    use libp2p::multiaddr::Protocol;
-    addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iris_p2p::{DownCause, Member, PeerAddr, PeerState};
-use support::{ECHO, Node, Transport, config, identities, pair, say, within};
+use iris_p2p::{DownCause, LinkConfig, Member, PeerAddr, PeerState};
+use support::{ECHO, Node, SOON, Transport, config, ending, identities, pair, say, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -55,14 +55,22 @@ async fn a_killed_peer_is_noticed_and_found_again_after_its_restart() {
     for transport in [Transport::Tcp, Transport::Quic] {
         for kill_lower in [true, false] {
             let (low, high) = pair(transport).await;
-            let (dies, mut stays) = if kill_lower { (low, high) } else { (high, low) };
+            let (mut dies, mut stays) = if kill_lower { (low, high) } else { (high, low) };
+            // Streams that outlive their node in the hands of their owners must not keep its connection alive.
+            let our_end = ending(stays.links.open(dies.key(), ECHO).await.unwrap());
+            let their_end = ending(dies.inbound.as_mut().unwrap().accept().await.unwrap().2);
             stays.echo();
             let (identity, addr, key) = (dies.identity.clone(), dies.addr(), dies.key());
             let killed = Instant::now();
+            let its_links = dies.links.clone();
             dies.kill().await;
+            assert!(!its_links.is_up(stays.key()), "a handle of ended links knows that they ended");
+            assert!(its_links.open(stays.key(), ECHO).await.is_err());
             stays.down(key).await;
             assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
             assert!(stays.links.open(key, ECHO).await.is_err());
+            our_end.await.unwrap();
+            their_end.await.unwrap();
 
             // The old sockets are closed by tasks that end on their own; the port is free a moment later.
             let again = within("the same port", async {
@@ -122,6 +130,23 @@ async fn a_silent_peer_is_closed_in_time_and_redialled() {
         relay.forwarding(true);
         within("up again", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
     }
+}
+
+#[tokio::test]
+async fn removing_a_peer_that_does_not_listen_ends_its_streams_at_once() {
+    let (low, high) = identities();
+    let relay = Relay::listen().await;
+    let patient = LinkConfig { silent_after: 6 * SOON, ..config(Transport::Tcp.any_port()) };
+    let called = Node::start(high, patient.clone(), vec![]).await;
+    relay.forward_to(&called);
+    let member = Member { key: called.key(), addrs: vec![relay.addr()] };
+    let caller = Node::start(low, patient, vec![member]).await;
+    called.links.set_members(vec![caller.as_caller()]);
+    within("both up", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
+    let reader = ending(caller.links.open(called.key(), ECHO).await.unwrap());
+    relay.forwarding(false);
+    caller.links.set_members(vec![]);
+    within("the reader is released", reader).await.unwrap();
 }
 
 /// What passed through a relay.

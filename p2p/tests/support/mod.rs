@@ -113,9 +113,18 @@ impl Node {
 
 /// Two nodes that list each other; the lower key is the first.
 pub async fn pair(transport: Transport) -> (Node, Node) {
+    pair_with(config(transport.any_port())).await
+}
+
+/// Two nodes that wait for silence far longer than a test lasts: whatever ends, something ended it on purpose.
+pub async fn patient_pair(transport: Transport) -> (Node, Node) {
+    pair_with(LinkConfig { silent_after: 6 * SOON, ..config(transport.any_port()) }).await
+}
+
+pub async fn pair_with(config: LinkConfig) -> (Node, Node) {
     let (low, high) = identities();
-    let low = Node::start(low, config(transport.any_port()), vec![]).await;
-    let high = Node::start(high, config(transport.any_port()), vec![low.as_member()]).await;
+    let low = Node::start(low, config.clone(), vec![]).await;
+    let high = Node::start(high, config, vec![low.as_member()]).await;
     low.links.set_members(vec![high.as_member()]);
     within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
     (low, high)
@@ -123,6 +132,14 @@ pub async fn pair(transport: Transport) -> (Node, Node) {
 
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not in time"))
+}
+
+/// Reads from now on, and succeeds when the stream ends or breaks.
+pub fn ending(mut stream: PeerStream) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut byte = [0];
+        within("the end of a stream", async { while stream.read(&mut byte).await.is_ok_and(|len| len > 0) {} }).await;
+    })
 }
 
 /// Sends a line and reads it back.
