@@ -118,7 +118,8 @@ impl Peer {
     pub(crate) fn addrs_changed(&mut self, has_addrs: bool, now: Instant) {
         self.has_addrs = has_addrs;
         self.backoff.reset();
-        self.dial_at = (has_addrs && self.connections.is_empty()).then_some(now);
+        // A dial under way ends first; its failure leads to one with the new addresses.
+        self.dial_at = (has_addrs && self.connections.is_empty() && !self.dialing).then_some(now);
     }
 
     pub(crate) fn established(&mut self, id: ConnectionId, by_us: bool, line: Line, now: Instant) -> Vec<Action> {

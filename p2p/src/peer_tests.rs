@@ -187,3 +187,13 @@ fn without_an_address_it_waits_to_be_called() {
     peer.addrs_changed(true, now);
     assert_eq!(words(&peer.tick(now)), ["dial"]);
 }
+
+#[test]
+fn new_addresses_do_not_start_a_second_dial() {
+    let mut lower = story(Role::Decides);
+    assert_eq!(lower.after(0), ["dial"]);
+    lower.peer.addrs_changed(true, lower.now);
+    assert!(lower.after(10).is_empty());
+    lower.peer.dial_failed(DownCause::Unreachable, lower.now);
+    assert_eq!(lower.after(300), ["dial"]);
+}

@@ -220,7 +220,9 @@ impl LinksTask {
                 self.swarm.close_connection(id);
                 self.on_lost(key, id, cause);
             }
-            Done::Resolved(key, addrs) => self.dial(key, addrs),
+            // It may have been removed while its name was looked up.
+            Done::Resolved(key, addrs) if self.peers.contains_key(&key) => self.dial(key, addrs),
+            Done::Resolved(..) => {}
         }
     }
 

@@ -51,6 +51,27 @@ async fn crossing_dials_settle_on_one_connection() {
 }
 
 #[tokio::test]
+async fn a_peer_with_two_transports_gets_one_link_that_lasts() {
+    for round in 0..5 {
+        let both = || LinkConfig {
+            listen: vec![Transport::Tcp.any_port(), Transport::Quic.any_port()],
+            ..config(Transport::Tcp.any_port())
+        };
+        let (low, high) = identities();
+        let mut low = Node::start(low, both(), vec![]).await;
+        let high = Node::start(high, both(), vec![low.as_member()]).await;
+        assert_eq!(high.links.listen_addrs().len(), 2);
+        low.links.set_members(vec![high.as_member()]);
+        within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
+        low.echo();
+        let mut stream = high.links.open(low.key(), ECHO).await.unwrap();
+        for word in 0..20 {
+            say(&mut stream, &format!("round {round}, word {word}")).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_killed_peer_is_noticed_and_found_again_after_its_restart() {
     for transport in [Transport::Tcp, Transport::Quic] {
         for kill_lower in [true, false] {
