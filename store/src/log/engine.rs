@@ -109,7 +109,11 @@ pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) ->
         Ok(Err(error)) => return Err(LogError::engine(dir, "opening the Raft log", &error)),
         Err(panic) => return Err(LogError::corrupt(dir, &LogError::panic_text(&*panic))),
     };
-    repair(&engine, dir)?;
+    if let Err(error) = repair(&engine, dir) {
+        // As in the writer's failure: closing it on a failing disk would abort the process.
+        std::mem::forget(engine);
+        return Err(error);
+    }
     Ok(Arc::new(engine))
 }
 

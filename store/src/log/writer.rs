@@ -115,6 +115,9 @@ fn complete(shared: &Shared, ops: VecDeque<Op>) {
 /// Answers everyone with the failure, those still waiting included. No later operation gets in.
 fn fail_all(shared: &Shared, why: &str, ops: VecDeque<Op>) -> LogError {
     let error = LogError::Failed { why: why.into() };
+    // The engine fsyncs its files when it goes, and panics twice where that fails, which aborts the process before anyone
+    // could say why. So it never goes: the folder stays locked until the process, which must end, has ended.
+    std::mem::forget(shared.engine.clone());
     let waiting = shared.queue.fail(error.clone());
     for op in ops.into_iter().chain(waiting) {
         (op.done)(Err(error.clone()));

@@ -1,1 +1,8 @@
-//! skeleton
+//! For tests of this crate and of those above it, behind the feature `testing`: a file system that loses what was not
+//! fsynced, and the suite every warm store must pass.
+
+mod conformance;
+mod lossy_fs;
+
+pub use conformance::warm_store_conforms;
+pub use lossy_fs::LossyFs;
