@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{all, append, append_later, entries, options, wait};
+use common::{DEADLINE, all, append, append_later, entries, options, wait};
 use iris_store::{GroupId, LogError, RaftLog};
 
 const ONE: GroupId = GroupId(100);
@@ -134,14 +134,23 @@ async fn truncation_and_append_in_one_round_end_as_if_apart() {
     let expected = {
         let log = open(&dir).group(ONE);
         append(&log, entries(1..6, "old")).await;
-        // Queued together while the writer is busy with the first: one round or several, the end is the same.
-        let (_, second, third) = tokio::join!(
-            async { append_later(&log, entries(6..11, "old")).await.unwrap() },
-            log.truncate_after(Some(7)),
-            async { append_later(&log, entries(8..9, "new")).await.unwrap() },
-        );
-        second.unwrap();
+        // The writer is held in a callback while all three are queued: it takes them in one round.
+        let (go, held) = std::sync::mpsc::sync_channel::<()>(1);
+        let hold = Box::new(move |_| held.recv_timeout(DEADLINE).unwrap());
+        log.append(entries(6..7, "old"), hold).await.unwrap();
+        let second = append_later(&log, entries(7..11, "old")).await.unwrap();
+        let third = tokio::spawn({
+            let log = log.clone();
+            async move { log.truncate_after(Some(7)).await }
+        });
+        while log.last_index() != Some(7) {
+            tokio::task::yield_now().await;
+        }
+        let fourth = append_later(&log, entries(8..9, "new")).await.unwrap();
+        go.send(()).unwrap();
+        wait(second).await.unwrap().unwrap();
         wait(third).await.unwrap().unwrap();
+        wait(fourth).await.unwrap().unwrap();
         let mut expected = entries(1..8, "old");
         expected.extend(entries(8..9, "new"));
         assert_eq!(all(&log), expected);

@@ -49,8 +49,7 @@ async fn write_and_cut(dir: &Path, ignore_sync: bool) -> BTreeMap<u64, u64> {
     // In case the writer had nothing left to do.
     drop(append_later(&log.group(GroupId(98)), entries(1..2, "x")).await);
     assert!(matches!(wait(log.closed()).await, Some(LogError::Failed { .. })));
-    let acked = acked.lock().unwrap().clone();
-    acked
+    acked.lock().unwrap().clone()
 }
 
 /// The real files, somewhere else: a failed log keeps its folder locked until the process ends.
