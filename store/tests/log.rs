@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
 use common::{DEADLINE, all, append, append_later, entries, options, wait};
 use iris_store::{GroupId, LogError, RaftLog};
 
@@ -80,6 +82,40 @@ async fn a_read_joins_disk_and_cache() {
     }
 }
 
+/// Appends one entry; its callback says that it was reached, then holds the writer until it is let go.
+async fn append_held(log: &iris_store::GroupLog, index: u64) -> (Receiver<()>, SyncSender<()>) {
+    let ((here, reached), (go, held)) = (sync_channel(1), sync_channel(1));
+    let hold = Box::new(move |_| {
+        // Whoever doesn't wait for it may have dropped it.
+        let _ = here.send(());
+        held.recv_timeout(DEADLINE).unwrap();
+    });
+    log.append(entries(index..index + 1, "e"), hold).await.unwrap();
+    (reached, go)
+}
+
+#[tokio::test]
+async fn an_entry_not_yet_on_disk_never_leaves_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.cache_bytes_max = 0;
+    let log = RaftLog::open(options).unwrap().group(ONE);
+    let (reached_1, go_1) = append_held(&log, 1).await;
+    reached_1.recv_timeout(DEADLINE).unwrap();
+    // Two in one round, and a third that comes between their callbacks: it isn't written while the second one evicts.
+    let (reached_2, go_2) = append_held(&log, 2).await;
+    let (reached_3, go_3) = append_held(&log, 3).await;
+    go_1.send(()).unwrap();
+    reached_2.recv_timeout(DEADLINE).unwrap();
+    let last = append_later(&log, entries(4..5, "e")).await.unwrap();
+    go_2.send(()).unwrap();
+    reached_3.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(all(&log), entries(1..5, "e"));
+    go_3.send(()).unwrap();
+    wait(last).await.unwrap().unwrap();
+    assert_eq!(all(&log), entries(1..5, "e"));
+}
+
 #[tokio::test]
 async fn what_was_written_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
@@ -133,12 +169,10 @@ async fn truncation_and_append_in_one_round_end_as_if_apart() {
     let dir = tempfile::tempdir().unwrap();
     let expected = {
         let log = open(&dir).group(ONE);
-        append(&log, entries(1..6, "old")).await;
+        append(&log, entries(1..6, "e")).await;
         // The writer is held in a callback while all three are queued: it takes them in one round.
-        let (go, held) = std::sync::mpsc::sync_channel::<()>(1);
-        let hold = Box::new(move |_| held.recv_timeout(DEADLINE).unwrap());
-        log.append(entries(6..7, "old"), hold).await.unwrap();
-        let second = append_later(&log, entries(7..11, "old")).await.unwrap();
+        let (_, go) = append_held(&log, 6).await;
+        let second = append_later(&log, entries(7..11, "e")).await.unwrap();
         let third = tokio::spawn({
             let log = log.clone();
             async move { log.truncate_after(Some(7)).await }
@@ -151,7 +185,7 @@ async fn truncation_and_append_in_one_round_end_as_if_apart() {
         wait(second).await.unwrap().unwrap();
         wait(third).await.unwrap().unwrap();
         wait(fourth).await.unwrap().unwrap();
-        let mut expected = entries(1..8, "old");
+        let mut expected = entries(1..8, "e");
         expected.extend(entries(8..9, "new"));
         assert_eq!(all(&log), expected);
         expected

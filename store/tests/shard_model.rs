@@ -51,12 +51,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Recipient, kind, body.
+type Content = (UserId, u16, Bytes);
+
 /// The obvious way to do it, with everything in lists.
 #[derive(Default)]
 struct Model {
     inboxes: BTreeMap<UserId, Vec<Entry>>,
-    /// Sender, key, first id, (recipient, kind, body).
-    keys: Vec<(UserId, MessageKey, EntryId, (UserId, u16, Bytes))>,
+    /// Sender, key, first id, content.
+    keys: Vec<(UserId, MessageKey, EntryId, Content)>,
     cursors: HashMap<(UserId, DeviceId), EntryId>,
     last: EntryId,
 }
