@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Record, Records};
 use super::{LogError, LogOptions};
+use crate::checked_file::create_private_dir;
 
 /// Where a group's [`Bounds`] are kept.
 pub(super) const BOUNDS_KEY: &[u8] = b"iris.bounds";
@@ -101,7 +102,7 @@ impl<F: FileSystem> Engine for raft_engine::Engine<F> {
 /// Opens the engine and puts its bounds right.
 pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) -> Result<Arc<dyn Engine>, LogError> {
     let dir = &options.dir;
-    create_dir(dir).map_err(|error| LogError::io(dir, "creating the log's folder", &error))?;
+    create_private_dir(dir).map_err(|error| LogError::io(dir, "creating the log's folder", &error))?;
     let config = config(options)?;
     // Recovery asserts on bytes it didn't expect; damage must come back as an error.
     let engine = match catch_unwind(AssertUnwindSafe(|| raft_engine::Engine::open_with_file_system(config, fs))) {
@@ -132,17 +133,6 @@ fn config(options: &LogOptions) -> Result<Config, LogError> {
         enable_log_recycle: false,
         ..Config::default()
     })
-}
-
-#[cfg(unix)]
-fn create_dir(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-#[cfg(not(unix))]
-fn create_dir(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)
 }
 
 /// Drops again, from the engine's index, what a purge or a truncation had dropped and recovery brought back.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -60,9 +61,8 @@ struct Cached {
 }
 
 impl Group {
-    pub(super) fn load(id: GroupId, engine: &dyn Engine) -> Self {
-        // The folder is only for the message, and open has read all bounds already: this can fail for new damage only.
-        let (bounds, damaged) = match load_bounds(engine, id.0, std::path::Path::new("raft log")) {
+    pub(super) fn load(id: GroupId, engine: &dyn Engine, dir: &Path) -> Self {
+        let (bounds, damaged) = match load_bounds(engine, id.0, dir) {
             Ok(bounds) => (bounds, None),
             Err(error) => (Bounds::default(), Some(error)),
         };

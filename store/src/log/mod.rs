@@ -150,7 +150,7 @@ impl RaftLog {
             .entry(id)
             .or_insert_with(|| {
                 shared.groups_len.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Group::load(id, shared.engine.as_ref()))
+                Arc::new(Group::load(id, shared.engine.as_ref(), &shared.dir))
             })
             .clone();
         GroupLog::new(self.handle.clone(), group)

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::schema::{WAL_BYTES_MAX, prepare_reader, prepare_writer, sqlite_error};
 use super::{Changes, ShardRow, WarmStore};
 use crate::StoreError;
-use crate::checked_file::{io_error, sync_dir};
+use crate::checked_file::{create_private_dir, io_error, sync_dir};
 use crate::state::{Entry, PageFill, PageLimits};
 
 /// Reading connections: more than a home machine has cores; whoever finds none free waits for one short read.
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Warm {
-    /// Opens the file, or creates it for this user only.
+    /// Opens the file, or creates it (and its folder) for this user only.
     ///
     /// # Errors
     /// The disk's, a file of another version or of something else, or one that another process holds.
@@ -320,6 +320,9 @@ fn checksum(user: &UserId, entry: &Entry) -> i64 {
 
 /// SQLite gives its side files the rights of the main one: it must be private before SQLite sees it.
 fn create_private(path: &Path) -> Result<(), StoreError> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        create_private_dir(dir).map_err(|source| io_error(path, "creating its folder", source))?;
+    }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
