@@ -164,6 +164,12 @@ macro_rules! number_type {
                 fmt::Display::fmt(&self.0, f)
             }
         }
+
+        impl From<$inner> for $name {
+            fn from(number: $inner) -> Self {
+                Self(number)
+            }
+        }
     };
 }
 

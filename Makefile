@@ -1,0 +1,34 @@
+# The entry points of the checkout. Each installs what is missing, so that they work on a bare machine with rustup and a C
+# compiler (and, for `make test`, python3).
+
+CARGO ?= cargo
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: up test demo bench check clean
+
+# Builds Iris, starts one node with no config file and its data in a folder of its own. Ctrl-C stops it cleanly.
+up:
+	$(CARGO) build --release --locked -p iris-appliance
+	@exec ./target/release/iris up
+
+# Everything: formatting, lints, documentation, licences, then every test, those with real clusters included.
+test:
+	./scripts/test
+
+# Three nodes, 5,574 real messages, two kill -9.
+demo:
+	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
+	@./target/release/demo $(DEMO_ARGS)
+
+# Figures of docs/performance.md, as ratios to floors measured in the same run.
+bench:
+	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
+	@./target/release/bench $(BENCH_ARGS)
+
+# What a developer runs between edits.
+check:
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,80 @@
+//! When a shard's state goes to disk: every few seconds, at once when memory is full, and at a graceful stop. One supervised
+//! task per node walks its shards, so that they don't compete for the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iris_store::ShardStore;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait of a full shard's apply before it looks again by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How an apply that is out of memory asks for a checkpoint and waits for it.
+#[derive(Clone)]
+pub struct CheckpointSignal {
+    wanted: Arc<Notify>,
+    done: watch::Receiver<u64>,
+}
+
+impl CheckpointSignal {
+    /// Asks for a checkpoint now.
+    pub fn bring_forward(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Asks for a checkpoint and waits until a round of them has ended.
+    pub async fn bring_forward_and_wait(&self) {
+        let mut done = self.done.clone();
+        done.mark_unchanged();
+        self.bring_forward();
+        // A closed channel means that the node is stopping; the caller's loop ends with its task.
+        let _ = tokio::time::timeout(LOOK_AGAIN, done.changed()).await;
+    }
+}
+
+/// The node's one checkpointing task.
+pub struct Checkpointer {
+    interval: Duration,
+    wanted: Arc<Notify>,
+    rounds: watch::Sender<u64>,
+}
+
+impl Checkpointer {
+    /// A checkpointer and the signal that shards use to bring it forward.
+    #[must_use]
+    pub fn new(interval: Duration) -> (Self, CheckpointSignal) {
+        let (rounds, done) = watch::channel(0);
+        let wanted = Arc::new(Notify::new());
+        (Self { interval, wanted: wanted.clone(), rounds }, CheckpointSignal { wanted, done })
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// A checkpoint failed: the disk is full or broken. The node must not go on as if it had a checkpoint.
+    pub async fn run(&self, shards: &[ShardStore], stop: &CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.wanted.notified() => {}
+                () = tokio::time::sleep(self.interval) => {}
+            }
+            checkpoint_all(shards).await?;
+            self.rounds.send_modify(|round| *round += 1);
+        }
+    }
+}
+
+/// One checkpoint of every shard, one after the other.
+///
+/// # Errors
+/// The first that failed.
+pub async fn checkpoint_all(shards: &[ShardStore]) -> anyhow::Result<()> {
+    for shard in shards {
+        let shard = shard.clone();
+        tokio::task::spawn_blocking(move || shard.checkpoint()).await??;
+    }
+    Ok(())
+}

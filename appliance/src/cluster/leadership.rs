@@ -1,0 +1,126 @@
+//! Who leads what: gives each shard back to its preferred leader once that node is up and caught up, and moves everything
+//! away from a node that is going down. Moves are planned: a transfer to a replica that has the whole log, so that no write
+//! is refused (the edges' uplinks wait it out).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iris_protocol::NodeId;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::group::ShardGroup;
+use super::handler::META_GROUP;
+use super::meta::MetaState;
+use super::raft_types::decode;
+use super::rpc::{Method, RpcClients};
+use super::transport::{Channel, PeerTransport};
+
+/// Between looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A node must have been up this long before it is given leaderships: one that flaps gets none.
+const UP_FOR: Duration = Duration::from_secs(3);
+
+/// A replica this close behind catches up within the transfer.
+const LAG_MAX: u64 = 64;
+
+/// How long a move may take before the next is tried.
+const MOVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Longest a node that is going down tries to hand its leaderships over.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(8);
+
+const WILL_LEAD_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Moves leaderships of one node.
+pub struct Leaderships {
+    /// This node.
+    pub node: NodeId,
+    /// Its shards.
+    pub groups: Vec<ShardGroup>,
+    /// Calls to the others.
+    pub clients: Arc<RpcClients>,
+    /// Who is up.
+    pub transport: Arc<dyn PeerTransport>,
+}
+
+impl Leaderships {
+    /// Gives shards back to their preferred leaders, one at a time, until `stop`.
+    pub async fn balance(&self, state: &MetaState, stop: &CancellationToken) {
+        let mut up_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            for node in state.nodes.keys().filter(|node| **node != self.node) {
+                if self.transport.is_up(*node) {
+                    up_since.entry(*node).or_insert_with(Instant::now);
+                } else {
+                    up_since.remove(node);
+                }
+            }
+            for group in self.groups.iter().filter(|group| group.leadership.borrow().ready) {
+                let preferred = state.shards.get(usize::from(group.shard.0)).and_then(|record| record.replicas.first());
+                let Some(&preferred) = preferred.filter(|preferred| **preferred != self.node) else { continue };
+                let settled = up_since.get(&preferred).is_some_and(|since| since.elapsed() >= UP_FOR);
+                if settled && lag(group, preferred).is_some_and(|lag| lag <= LAG_MAX) && self.will_lead(preferred).await
+                {
+                    self.transfer(group, preferred).await;
+                }
+            }
+        }
+    }
+
+    /// Moves every leadership away, to the replica that lags least. Returns how many could not be moved: with no other
+    /// replica up there is nobody to take them.
+    pub async fn hand_over(&self) -> usize {
+        let give_up = Instant::now() + HAND_OVER_DEADLINE;
+        loop {
+            let led: Vec<&ShardGroup> = self.groups.iter().filter(|group| self.leads(group)).collect();
+            let moves = led.iter().filter_map(|group| Some((*group, self.successor(group)?)));
+            let moves: Vec<_> = moves.map(|(group, to)| self.transfer(group, to)).collect();
+            if moves.is_empty() || Instant::now() >= give_up {
+                return led.len();
+            }
+            futures::future::join_all(moves).await;
+        }
+    }
+
+    fn leads(&self, group: &ShardGroup) -> bool {
+        group.leadership.borrow().leader == Some(self.node)
+    }
+
+    fn successor(&self, group: &ShardGroup) -> Option<NodeId> {
+        let voters = group.raft.voter_ids().filter(|voter| *voter != self.node && self.transport.is_up(*voter));
+        voters.filter_map(|voter| Some((lag(group, voter)?, voter))).min().map(|(_, voter)| voter)
+    }
+
+    async fn will_lead(&self, node: NodeId) -> bool {
+        let Ok(client) = self.clients.get(node, Channel::Edge) else { return false };
+        let answer = client.call(Method::WillLead, META_GROUP, Bytes::new(), WILL_LEAD_DEADLINE).await;
+        answer.is_ok_and(|bytes| decode("will lead", &bytes).unwrap_or(false))
+    }
+
+    async fn transfer(&self, group: &ShardGroup, to: NodeId) {
+        tracing::info!(shard = %group.shard, %to, "handing the leadership over");
+        if let Err(fatal) = group.raft.trigger().transfer_leader(to).await {
+            tracing::warn!(shard = %group.shard, %fatal, "could not hand the leadership over");
+            return;
+        }
+        let mut leadership = group.leadership.clone();
+        let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.node));
+        let _ = tokio::time::timeout(MOVE_DEADLINE, moved).await;
+    }
+}
+
+/// Entries a replica lacks; `None` if this node does not lead or has not heard from it.
+fn lag(group: &ShardGroup, node: NodeId) -> Option<u64> {
+    let metrics = group.raft.metrics();
+    let now = metrics.borrow_watched();
+    let matched = now.replication.as_ref()?.get(&node)?.as_ref()?.index;
+    Some(now.last_log_index.unwrap_or(0).saturating_sub(matched))
+}

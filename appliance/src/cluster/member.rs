@@ -1,0 +1,273 @@
+//! This node as a member: its log, its links' calls, the meta group, and from the founded meta state its shards. Starts them
+//! in the order in which they need each other and hands everything that runs to the supervisor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use iris_protocol::NodeId;
+use iris_store::{GroupId, RaftLog, StoreOptions, WarmStore};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, Raft, SnapshotPolicy};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::batcher::BatchCounters;
+use super::founding;
+use super::handler::{META_GROUP, PeerHandler, ShardGroups};
+use super::log_store::LogStore;
+use super::meta::{MetaState, NodeRecord};
+use super::meta_machine::{MetaMachine, MetaView};
+use super::network::GroupNetwork;
+use super::raft_types::TypeConfig;
+use super::rpc::{self, RpcClients, RpcHandler};
+use super::shards::{self, Shards};
+use super::transport::{PeerAcceptor, PeerTransport};
+use crate::supervise::Supervisor;
+use crate::surroundings::Surroundings;
+
+/// The meta group's region in the log; shards are at [`shards::region`].
+const META_REGION: GroupId = GroupId(1);
+
+/// Streams of peers served at once: two channels each, a few reconnects overlapping, for more members than a home has.
+const PEER_STREAMS_MAX: usize = 256;
+
+/// Entries per append request; [`super::log_store`] bounds their bytes.
+const PAYLOAD_ENTRIES_MAX: u64 = 256;
+
+/// The meta group's Raft handle.
+pub type MetaRaft = Raft<TypeConfig, MetaMachine>;
+
+/// Raft's clocks, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct RaftTiming {
+    /// Between heartbeats.
+    pub heartbeat_ms: u64,
+    /// Shortest silence after which a follower stands for election.
+    pub election_ms_min: u64,
+    /// Longest.
+    pub election_ms_max: u64,
+}
+
+/// What a member is started with.
+pub struct MemberOptions {
+    /// This node's id.
+    pub node: NodeId,
+    /// This node as the others should know it.
+    pub record: NodeRecord,
+    /// Every member, in ascending order, this one included.
+    pub members: Vec<NodeId>,
+    /// Where the meta checkpoint lies.
+    pub meta_path: PathBuf,
+    /// The open log.
+    pub log: RaftLog,
+    /// The open warm store.
+    pub warm: Arc<dyn WarmStore>,
+    /// Bounds of the shards' memory.
+    pub store: StoreOptions,
+    /// Between checkpoints.
+    pub checkpoint_every: Duration,
+    /// Raft's clocks.
+    pub timing: RaftTiming,
+    /// To the others.
+    pub transport: Arc<dyn PeerTransport>,
+    /// From the others.
+    pub acceptor: Box<dyn PeerAcceptor>,
+    /// Clock and random source.
+    pub surroundings: Surroundings,
+    /// What this node would found the cluster with, if it has to.
+    pub founding: MetaState,
+}
+
+/// A running member.
+pub struct Member {
+    /// This node's id.
+    pub node: NodeId,
+    /// The meta group.
+    pub meta: MetaRaft,
+    /// The meta group's state.
+    pub meta_view: MetaView,
+    /// Calls to the others.
+    pub clients: Arc<RpcClients>,
+    /// Who is up.
+    pub transport: Arc<dyn PeerTransport>,
+    /// The shards held here.
+    pub shards: Shards,
+    /// What the batchers count.
+    pub batches: Arc<BatchCounters>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Member {
+    /// Starts everything; returns once the cluster is founded and this node's shards run. That takes a majority of the
+    /// members, so a lone first node of three waits here.
+    ///
+    /// # Errors
+    /// The disk, or what is on it, or `stop`.
+    pub async fn start(
+        options: MemberOptions,
+        supervisor: &Supervisor,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let others: Vec<NodeId> = options.members.iter().copied().filter(|node| *node != options.node).collect();
+        let (clients, tasks) = RpcClients::new(&others);
+        let clients = Arc::new(clients);
+        for task in tasks {
+            let (name, task, transport) = (task.name(), Arc::new(Mutex::new(task)), options.transport.clone());
+            supervisor.spawn(name, move |stop| {
+                let (task, transport) = (task.clone(), transport.clone());
+                async move {
+                    task.lock().await.run(transport, &stop).await;
+                    Ok(())
+                }
+            });
+        }
+
+        let (log, durable) = LogStore::open(options.log.group(META_REGION))?;
+        let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), durable)?;
+        let network = GroupNetwork { group: META_GROUP, clients: clients.clone() };
+        let config = raft_config("meta", options.timing)?;
+        let meta = Raft::new(options.node, config, network, log, machine).await?;
+        watch_core(supervisor, "meta".to_owned(), &meta);
+
+        let (publish_shards, shards_view) = watch::channel(ShardGroups::default());
+        let draining = Arc::new(AtomicBool::new(false));
+        let handler = Arc::new(PeerHandler { meta: meta.clone(), shards: shards_view, draining: draining.clone() });
+        serve_peers(supervisor, options.acceptor, handler);
+
+        founding::spawn(supervisor, &meta, &meta_view, &options.members, options.founding);
+        let state = founding::wait_until_founded(&meta_view, stop).await?;
+        anyhow::ensure!(
+            state.nodes.contains_key(&options.node),
+            "node {} is not a member of the cluster in this data folder (its members: {:?}); was the id in the configuration changed?",
+            options.node,
+            state.nodes.keys().map(|node| node.0).collect::<Vec<_>>()
+        );
+        founding::spawn_description(supervisor, &meta, &meta_view, options.node, options.record, clients.clone());
+
+        let batches = Arc::new(BatchCounters::default());
+        let shards = Shards::start(
+            shards::ShardsOptions {
+                node: options.node,
+                log: options.log,
+                warm: options.warm,
+                store: options.store,
+                checkpoint_every: options.checkpoint_every,
+                timing: options.timing,
+                clients: clients.clone(),
+                clock: options.surroundings.clock.clone(),
+                counters: batches.clone(),
+            },
+            &state,
+            supervisor,
+        )
+        .await?;
+        publish_shards.send_replace(shards.by_id.clone());
+        // The handler's view must outlive this function.
+        supervisor.keep(publish_shards);
+        Ok(Self {
+            node: options.node,
+            meta,
+            meta_view,
+            clients,
+            transport: options.transport,
+            shards,
+            batches,
+            draining,
+        })
+    }
+
+    /// From now on this node takes no leadership back.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops the groups after a last checkpoint. What was acked is in the log whether or not this succeeds.
+    ///
+    /// # Errors
+    /// The checkpoint failed.
+    pub async fn shut_down(&self) -> anyhow::Result<()> {
+        let checkpointed = super::checkpointer::checkpoint_all(&self.shards.stores()).await;
+        for group in self.shards.by_id.values() {
+            if let Err(error) = group.raft.shutdown().await {
+                tracing::warn!(shard = %group.shard, %error, "a Raft core did not stop cleanly");
+            }
+        }
+        if let Err(error) = self.meta.shutdown().await {
+            tracing::warn!(%error, "the meta group's Raft core did not stop cleanly");
+        }
+        checkpointed
+    }
+}
+
+/// openraft's settings for one group. `enable_leader_restore` stays off: with it a restarted leader answered stale reads
+/// (docs/decisions/0002-openraft.md).
+pub(super) fn raft_config(name: &str, timing: RaftTiming) -> anyhow::Result<Arc<Config>> {
+    let config = Config {
+        cluster_name: name.to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_ms_min,
+        election_timeout_max: timing.election_ms_max,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        max_payload_entries: PAYLOAD_ENTRIES_MAX,
+        // The log is whole: a follower however far behind is brought up to date from it.
+        replication_lag_threshold: u64::MAX,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate()?))
+}
+
+/// The process ends when a Raft core does: nothing restarts one in place (C9).
+pub(super) fn watch_core<SM: openraft::storage::RaftStateMachine<TypeConfig>>(
+    supervisor: &Supervisor,
+    name: String,
+    raft: &Raft<TypeConfig, SM>,
+) {
+    let mut metrics = raft.metrics();
+    supervisor.spawn_critical(format!("raft core of {name}"), move |stop| async move {
+        loop {
+            let failed = metrics.borrow_watched().running_state.clone().err();
+            if let Some(fatal) = failed {
+                anyhow::bail!("{fatal}");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = metrics.changed() => changed.map_err(|_| anyhow::anyhow!("it ended"))?,
+            }
+        }
+    });
+}
+
+fn serve_peers(supervisor: &Supervisor, acceptor: Box<dyn PeerAcceptor>, handler: Arc<dyn RpcHandler>) {
+    let acceptor = Arc::new(Mutex::new(acceptor));
+    supervisor.spawn("peer streams", move |stop| {
+        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        async move {
+            let mut acceptor = acceptor.lock().await;
+            let mut streams = JoinSet::new();
+            loop {
+                let accepted = tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    accepted = acceptor.accept() => accepted,
+                };
+                let Some((node, channel, stream)) = accepted else { return Ok(()) };
+                while streams.try_join_next().is_some() {}
+                if streams.len() >= PEER_STREAMS_MAX {
+                    tracing::warn!(%node, "too many streams from peers; closed one");
+                    continue;
+                }
+                let handler = handler.clone();
+                streams.spawn(async move {
+                    if let Err(error) = rpc::serve(node, stream, handler).await {
+                        tracing::debug!(%node, ?channel, %error, "a peer's stream ended");
+                    }
+                });
+            }
+        }
+    });
+}

@@ -1,0 +1,157 @@
+//! The meta group's state: who is in the cluster, where shards live, the cluster's certificates and token keys. Changed only
+//! by commands from the meta log; small enough to be kept whole in memory and in one checked file per checkpoint.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use iris_p2p::{PeerAddr, PeerKey};
+use iris_protocol::versioned::Versioned;
+use iris_protocol::vnode::vnode_of;
+use iris_protocol::{NodeId, ShardId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// Text that must not reach a log: its Debug form says nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a secret.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The cluster's own certificate authority and the one leaf certificate all nodes present (D10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pki {
+    /// CA certificate, PEM.
+    pub ca_cert_pem: String,
+    /// CA key, PKCS#8 PEM.
+    pub ca_key_pem: Secret,
+    /// Leaf certificate, PEM.
+    pub leaf_cert_pem: String,
+    /// Leaf key, PKCS#8 PEM.
+    pub leaf_key_pem: Secret,
+}
+
+/// A key that signs user tokens (B3). Several at once while keys rotate; the last one signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenKey {
+    /// The JWT header's `kid`.
+    pub kid: String,
+    /// Ed25519 private key, PKCS#8 PEM.
+    pub private_pem: Secret,
+    /// Ed25519 public key, SPKI PEM.
+    pub public_pem: String,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// What people call it.
+    pub name: String,
+    /// Its key: who it is.
+    pub key: PeerKey,
+    /// Where peers reach it.
+    pub p2p: Vec<PeerAddr>,
+    /// Where clients reach it, `host:port`.
+    pub client: String,
+}
+
+/// One shard's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRecord {
+    /// Nodes that hold it, the preferred leader first.
+    pub replicas: Vec<NodeId>,
+}
+
+/// Everything the meta group knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaState {
+    /// Random, made once; tokens name it as their issuer.
+    pub cluster: String,
+    /// Certificates.
+    pub pki: Pki,
+    /// Token keys, newest last.
+    pub token_keys: Vec<TokenKey>,
+    /// Members.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Shards, by number.
+    pub shards: Vec<ShardRecord>,
+    /// The shard of each vnode, by number.
+    pub vnodes: Vec<ShardId>,
+}
+
+impl MetaState {
+    /// The shard that holds a user's inbox.
+    #[must_use]
+    pub fn shard_of(&self, user: &UserId) -> ShardId {
+        self.vnodes.get(usize::from(vnode_of(user).0)).copied().unwrap_or_default()
+    }
+
+    /// The shards with their numbers.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &ShardRecord)> {
+        self.shards.iter().enumerate().map(|(at, record)| (ShardId(at as u16), record))
+    }
+}
+
+/// What the meta group has: nothing until it is founded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The state, once founded.
+    pub state: Option<MetaState>,
+}
+
+impl Versioned for Meta {
+    const NAME: &'static str = "meta state";
+    const VERSION: u8 = 1;
+}
+
+/// One change to the meta state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum MetaCommand {
+    /// The cluster begins. The first one counts; a later one (two leaders may both try) changes nothing.
+    Found(Box<MetaState>),
+    /// A member's name or addresses as its own configuration has them now.
+    Describe(NodeId, NodeRecord),
+}
+
+impl Versioned for MetaCommand {
+    const NAME: &'static str = "meta command";
+    const VERSION: u8 = 1;
+}
+
+impl Meta {
+    /// Applies a command; returns whether anything changed. Deterministic.
+    pub fn apply(&mut self, command: MetaCommand) -> bool {
+        match (command, &mut self.state) {
+            (MetaCommand::Found(state), empty @ None) => {
+                *empty = Some(*state);
+                true
+            }
+            (MetaCommand::Found(_), Some(_)) | (MetaCommand::Describe(..), None) => false,
+            (MetaCommand::Describe(node, record), Some(state)) => match state.nodes.get_mut(&node) {
+                // A node describes itself; its key is who it is and never changes.
+                Some(known) if known.key == record.key && *known != record => {
+                    *known = record;
+                    true
+                }
+                _ => false,
+            },
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The Raft groups of this node: meta and shards, their log, state machines, network and leaders. All that knows openraft is
+//! in this folder. The store and the links meet here and nowhere else.
+
+mod batcher;
+mod checkpointer;
+#[cfg(test)]
+mod conformance_tests;
+mod durable;
+mod founding;
+mod group;
+mod handler;
+mod leadership;
+mod log_store;
+mod member;
+pub mod meta;
+mod meta_machine;
+mod network;
+pub mod placement;
+mod raft_types;
+mod raft_wire;
+mod refused;
+pub mod rpc;
+mod shard_machine;
+mod shard_service;
+mod shards;
+mod snapshots;
+mod status;
+pub mod transport;
+mod waiters;
+
+pub use batcher::{BatchCounters, item_len};
+pub use group::{Leadership, ShardGroup};
+pub use leadership::Leaderships;
+pub use member::{Member, MemberOptions, RaftTiming};
+pub use meta::MetaState;
+pub use meta_machine::MetaView;
+pub use refused::Refused;
+pub use rpc::{Method, RpcClients, RpcError};
+pub use shard_service::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
+pub use transport::{Channel, PeerTransport};

@@ -1,0 +1,120 @@
+//! openraft's network over [`super::rpc`]: one client per group and target, all groups of a pair of nodes sharing one stream.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iris_protocol::NodeId;
+use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::raft_types::{TypeConfig, Vote, decode, encode};
+use super::raft_wire;
+use super::rpc::{Method, RpcClients, RpcError};
+use super::snapshots::{SnapshotOf, no_snapshots};
+use super::transport::Channel;
+
+/// Makes the clients of one group.
+#[derive(Clone)]
+pub struct GroupNetwork {
+    /// The group's number on the wire.
+    pub group: u16,
+    /// Clients of all peers.
+    pub clients: Arc<RpcClients>,
+}
+
+/// One group's calls to one peer.
+pub struct GroupPeer {
+    group: u16,
+    target: NodeId,
+    clients: Arc<RpcClients>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
+    type Network = GroupPeer;
+
+    async fn new_client(&mut self, target: NodeId, _node: &()) -> GroupPeer {
+        GroupPeer { group: self.group, target, clients: self.clients.clone() }
+    }
+}
+
+type Error = RPCError<TypeConfig>;
+
+fn unreachable(error: &(impl std::error::Error + 'static)) -> Error {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl GroupPeer {
+    async fn call(&self, method: Method, payload: Bytes, option: &RPCOption) -> Result<Bytes, Error> {
+        let client = self.clients.get(self.target, Channel::Raft).map_err(|error| unreachable(&error))?;
+        client.call(method, self.group, payload, option.soft_ttl()).await.map_err(|error| match error {
+            // Retried at once: the peer may just be slow. Everything else backs off.
+            RpcError::Deadline(_) => RPCError::Network(openraft::error::NetworkError::new(&error)),
+            other => unreachable(&other),
+        })
+    }
+
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        method: Method,
+        question: &Q,
+        option: &RPCOption,
+    ) -> Result<A, Error> {
+        let answer = self.call(method, encode(question).into(), option).await?;
+        decode("raft answer", &answer).map_err(|error| unreachable(&error))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for GroupPeer {
+    type SnapshotData = ();
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Error> {
+        let answer = self.call(Method::AppendEntries, raft_wire::encode_append(&rpc), &option).await?;
+        decode("append answer", &answer).map_err(|error| unreachable(&error))
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
+        self.ask(Method::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
+        self.ask(Method::PreVote, &rpc, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: SnapshotOf,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(StreamingError::Unreachable(Unreachable::new(&no_snapshots())))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Error> {
+        self.ask(Method::TransferLeader, &req, &option).await
+    }
+}

@@ -1,0 +1,224 @@
+//! The calling side: one task per peer and channel keeps a stream open, gathers requests into writes and hands answers back.
+//! While there is no stream, calls fail at once, so that Raft and the routers can try somewhere else.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use iris_protocol::NodeId;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{CALLS_MAX, Method, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
+use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
+
+/// Between attempts to open a stream: short, because the link below has its own backoff and says at once that it is down.
+const REOPEN_AFTER: Duration = Duration::from_millis(50);
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RpcError {
+    /// No live stream, or it broke before the answer: whether the call was carried out is unknown.
+    #[error("node {0} can't be reached")]
+    Unreachable(NodeId),
+    /// No answer in time; unknown as well.
+    #[error("node {0} did not answer in time")]
+    Deadline(NodeId),
+    /// The handler refused; the text is for logs.
+    #[error("node {0} refused: {1}")]
+    Refused(NodeId, String),
+}
+
+type Answer = oneshot::Sender<Result<Bytes, RpcError>>;
+
+struct Call {
+    method: Method,
+    group: u16,
+    payload: Bytes,
+    answer: Answer,
+}
+
+/// Calls to one peer on one channel.
+pub struct RpcClient {
+    node: NodeId,
+    calls: mpsc::Sender<Call>,
+    connected: Arc<AtomicBool>,
+}
+
+impl RpcClient {
+    /// Calls and waits for the answer.
+    ///
+    /// # Errors
+    /// See [`RpcError`].
+    pub async fn call(
+        &self,
+        method: Method,
+        group: u16,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, RpcError> {
+        if !self.connected.load(Ordering::Relaxed) {
+            return Err(RpcError::Unreachable(self.node));
+        }
+        let (answer, answered) = oneshot::channel();
+        let whole = async {
+            let call = Call { method, group, payload, answer };
+            self.calls.send(call).await.map_err(|_| RpcError::Unreachable(self.node))?;
+            answered.await.map_err(|_| RpcError::Unreachable(self.node))?
+        };
+        tokio::time::timeout(deadline, whole).await.unwrap_or(Err(RpcError::Deadline(self.node)))
+    }
+}
+
+/// The clients of all peers, made once at start.
+pub struct RpcClients {
+    by_peer: HashMap<(NodeId, Channel), Arc<RpcClient>>,
+}
+
+/// What keeps one peer's stream open: to be run by a supervised task.
+pub struct ClientTask {
+    node: NodeId,
+    channel: Channel,
+    calls: mpsc::Receiver<Call>,
+    connected: Arc<AtomicBool>,
+}
+
+impl RpcClients {
+    /// Clients for these peers, and the tasks that serve them.
+    #[must_use]
+    pub fn new(peers: &[NodeId]) -> (Self, Vec<ClientTask>) {
+        let mut by_peer = HashMap::new();
+        let mut tasks = Vec::new();
+        for &node in peers {
+            for channel in [Channel::Raft, Channel::Edge] {
+                let (sender, calls) = mpsc::channel(CALLS_MAX);
+                let connected = Arc::new(AtomicBool::new(false));
+                tasks.push(ClientTask { node, channel, calls, connected: connected.clone() });
+                by_peer.insert((node, channel), Arc::new(RpcClient { node, calls: sender, connected }));
+            }
+        }
+        (Self { by_peer }, tasks)
+    }
+
+    /// The client for a peer.
+    ///
+    /// # Errors
+    /// The node is no peer of this one.
+    pub fn get(&self, node: NodeId, channel: Channel) -> Result<&Arc<RpcClient>, RpcError> {
+        self.by_peer.get(&(node, channel)).ok_or(RpcError::Unreachable(node))
+    }
+}
+
+type Pending = Arc<Mutex<HashMap<u64, Answer>>>;
+
+impl ClientTask {
+    /// A name for the supervisor.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("rpc to node {} ({:?})", self.node, self.channel)
+    }
+
+    /// Opens the stream whenever it is not open, until `stop`.
+    pub async fn run(&mut self, transport: Arc<dyn PeerTransport>, stop: &CancellationToken) {
+        loop {
+            let opened = tokio::select! {
+                () = stop.cancelled() => return,
+                opened = transport.open(self.node, self.channel) => opened,
+            };
+            match opened {
+                Ok(stream) => {
+                    self.connected.store(true, Ordering::Relaxed);
+                    let ended = tokio::select! {
+                        () = stop.cancelled() => return,
+                        ended = self.serve(stream) => ended,
+                    };
+                    tracing::debug!(node = %self.node, channel = ?self.channel, %ended, "a peer stream ended");
+                }
+                Err(error) => tracing::trace!(node = %self.node, %error, "no stream to a peer yet"),
+            }
+            self.connected.store(false, Ordering::Relaxed);
+            // Dropping a call's answer tells its caller that the peer can't be reached.
+            while self.calls.try_recv().is_ok() {}
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(REOPEN_AFTER) => {}
+            }
+        }
+    }
+
+    async fn serve(&mut self, stream: PeerStream) -> std::io::Error {
+        let (reader, writer) = tokio::io::split(stream);
+        let pending = Pending::default();
+        let ended = tokio::select! {
+            ended = write_calls(writer, &mut self.calls, &pending) => ended,
+            ended = read_answers(reader, &pending, self.node) => ended,
+        };
+        ended.err().unwrap_or_else(|| std::io::Error::other("the stream was closed"))
+    }
+}
+
+async fn write_calls(
+    mut writer: WriteHalf<PeerStream>,
+    calls: &mut mpsc::Receiver<Call>,
+    pending: &Pending,
+) -> std::io::Result<()> {
+    let mut out = BytesMut::new();
+    let mut next_id = 0u64;
+    while let Some(first) = calls.recv().await {
+        let mut taken = Some(first);
+        while let Some(call) = taken {
+            // Who gave up meanwhile costs nothing on the wire.
+            if !call.answer.is_closed() {
+                next_id += 1;
+                let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+                if pending.len() >= CALLS_MAX {
+                    // Calls whose callers have gone (their deadline passed) are not awaited any more.
+                    pending.retain(|_, answer| !answer.is_closed());
+                }
+                pending.insert(next_id, call.answer);
+                drop(pending);
+                put_frame(
+                    &mut out,
+                    |out| {
+                        out.put_u64(next_id);
+                        out.put_u8(call.method as u8);
+                        out.put_u16(call.group);
+                    },
+                    &call.payload,
+                );
+            }
+            taken = if out.len() < WRITE_GATHER_MAX { calls.try_recv().ok() } else { None };
+        }
+        tokio::time::timeout(WRITE_DEADLINE, async {
+            writer.write_all_buf(&mut out).await?;
+            writer.flush().await
+        })
+        .await??;
+    }
+    Ok(())
+}
+
+async fn read_answers(mut reader: ReadHalf<PeerStream>, pending: &Pending, node: NodeId) -> std::io::Result<()> {
+    let mut buf = BytesMut::new();
+    while let Some(mut frame) = read_frame(&mut reader, &mut buf).await? {
+        if frame.len() < 9 {
+            return Err(std::io::Error::other("an answer shorter than its head"));
+        }
+        let id = frame.get_u64();
+        let status = frame.get_u8();
+        let answer = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(answer) = answer {
+            let result = if status == 0 {
+                Ok(frame)
+            } else {
+                Err(RpcError::Refused(node, String::from_utf8_lossy(&frame).into_owned()))
+            };
+            // A caller that has gone away does not mind.
+            let _ = answer.send(result);
+        }
+    }
+    Ok(())
+}

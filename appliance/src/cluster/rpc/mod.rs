@@ -1,0 +1,104 @@
+//! Calls between nodes: many requests and answers, in any order, on one long-lived stream per peer and channel. Owns framing,
+//! matching and deadlines; what a call means is the caller's and the handler's business.
+//!
+//! A request is `len u32, id u64, method u8, group u16, payload`; an answer `len u32, id u64, status u8, payload`; integers
+//! big-endian, `len` counts what follows it.
+
+mod client;
+mod server;
+
+pub use client::{RpcClient, RpcClients, RpcError};
+pub use server::{RpcHandler, serve};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes of one frame: the largest read of the log ([`super::log_store`]), plus one entry over it, with room to spare.
+const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes gathered into one write.
+const WRITE_GATHER_MAX: usize = 256 * 1024;
+
+/// Calls under way on one stream, on either side: beyond it, callers and the reading of requests wait.
+const CALLS_MAX: usize = 1_024;
+
+/// A stream that takes no byte for this long is broken.
+const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
+
+const LEN_FIELD: usize = 4;
+
+/// Which handler a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Method {
+    /// Raft.
+    AppendEntries = 1,
+    /// Raft.
+    Vote = 2,
+    /// Raft.
+    PreVote = 3,
+    /// Raft.
+    TransferLeader = 4,
+    /// Append to inboxes of a shard, in order.
+    Append = 10,
+    /// Read a page of an inbox.
+    Read = 11,
+    /// Read a device's stored cursor.
+    Cursor = 12,
+    /// Whether the node would take a leadership now (it would not while it is going down).
+    WillLead = 13,
+    /// A member's own description, for the meta group's leader to propose.
+    Describe = 14,
+}
+
+impl Method {
+    fn from_byte(byte: u8) -> Option<Self> {
+        const ALL: [Method; 9] = [
+            Method::AppendEntries,
+            Method::Vote,
+            Method::PreVote,
+            Method::TransferLeader,
+            Method::Append,
+            Method::Read,
+            Method::Cursor,
+            Method::WillLead,
+            Method::Describe,
+        ];
+        ALL.into_iter().find(|method| *method as u8 == byte)
+    }
+}
+
+/// Reads one whole frame's content; `None` at a clean end.
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin), buf: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
+    loop {
+        if let Some(field) = buf.first_chunk::<LEN_FIELD>() {
+            let len = u32::from_be_bytes(*field) as usize;
+            if len > FRAME_LEN_MAX {
+                return Err(std::io::Error::other(format!(
+                    "a peer frame of {len} bytes, at most {FRAME_LEN_MAX} are allowed"
+                )));
+            }
+            if buf.len() >= LEN_FIELD + len {
+                let mut frame = buf.split_to(LEN_FIELD + len).freeze();
+                return Ok(Some(frame.split_off(LEN_FIELD)));
+            }
+            // The length is checked; members only get this far.
+            buf.reserve(LEN_FIELD + len - buf.len());
+        }
+        if stream.read_buf(buf).await? == 0 {
+            return if buf.is_empty() { Ok(None) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) };
+        }
+    }
+}
+
+fn put_frame(out: &mut BytesMut, head: impl FnOnce(&mut BytesMut), payload: &[u8]) {
+    let start = out.len();
+    out.put_u32(0);
+    head(out);
+    out.put_slice(payload);
+    let len = (out.len() - start - LEN_FIELD) as u32;
+    out[start..start + LEN_FIELD].copy_from_slice(&len.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests;

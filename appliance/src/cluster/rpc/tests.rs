@@ -1,0 +1,92 @@
+//! Calls over an in-memory stream: matching, refusals, a peer that breaks off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use iris_protocol::NodeId;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
+
+struct Pipes(tokio::sync::Mutex<Vec<PeerStream>>);
+
+impl PeerTransport for Pipes {
+    fn open(&self, _: NodeId, channel: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>> {
+        Box::pin(async move {
+            anyhow::ensure!(channel == Channel::Raft);
+            self.0.lock().await.pop().ok_or_else(|| anyhow::anyhow!("no pipe"))
+        })
+    }
+
+    fn is_up(&self, _: NodeId) -> bool {
+        true
+    }
+}
+
+struct Echo;
+
+impl RpcHandler for Echo {
+    fn handle(&self, _: NodeId, method: Method, group: u16, payload: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            match method {
+                Method::Vote => Err("no".to_owned()),
+                Method::Read => std::future::pending().await,
+                _ => Ok([&group.to_be_bytes()[..], &payload].concat().into()),
+            }
+        })
+    }
+}
+
+fn start() -> (Arc<RpcClient>, tokio::task::JoinHandle<std::io::Result<()>>, CancellationToken) {
+    let (ours, theirs) = tokio::io::duplex(100);
+    let server = tokio::spawn(serve(NodeId(1), Box::new(theirs), Arc::new(Echo)));
+    let (clients, tasks) = RpcClients::new(&[NodeId(2)]);
+    let transport = Arc::new(Pipes(tokio::sync::Mutex::new(vec![Box::new(ours)])));
+    let stop = CancellationToken::new();
+    for mut task in tasks {
+        let (transport, stop) = (transport.clone(), stop.clone());
+        tokio::spawn(async move { task.run(transport, &stop).await });
+    }
+    (clients.get(NodeId(2), Channel::Raft).unwrap().clone(), server, stop)
+}
+
+async fn call(client: &RpcClient, method: Method, payload: Bytes) -> Result<Bytes, RpcError> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        match client.call(method, 7, payload.clone(), Duration::from_millis(500)).await {
+            Err(RpcError::Unreachable(_)) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_calls_at_once_get_their_own_answers() {
+    let (client, _server, _stop) = start();
+    assert_eq!(call(&client, Method::Append, Bytes::new()).await.unwrap(), Bytes::from_static(&[0, 7]));
+    let calls = (0..200u32).map(|n| {
+        let client = client.clone();
+        async move {
+            let payload = Bytes::from(vec![n as u8; 1 + n as usize * 37]);
+            let answer = call(&client, Method::Append, payload.clone()).await.unwrap();
+            assert_eq!(answer.slice(2..), payload);
+        }
+    });
+    futures::future::join_all(calls).await;
+}
+
+#[tokio::test]
+async fn refusals_deadlines_and_breaks_are_told_apart() {
+    let (client, server, _stop) = start();
+    assert_eq!(call(&client, Method::Vote, Bytes::new()).await, Err(RpcError::Refused(NodeId(2), "no".into())));
+    assert_eq!(call(&client, Method::Read, Bytes::new()).await, Err(RpcError::Deadline(NodeId(2))));
+    let waiting = client.clone();
+    let waiting =
+        tokio::spawn(async move { waiting.call(Method::Read, 0, Bytes::new(), Duration::from_secs(60)).await });
+    tokio::task::yield_now().await;
+    server.abort();
+    assert_eq!(waiting.await.unwrap(), Err(RpcError::Unreachable(NodeId(2))));
+}

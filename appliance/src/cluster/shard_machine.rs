@@ -1,0 +1,110 @@
+//! openraft's state machine over a shard's store: applies batches in order, wakes waiting readers, and holds apply back while
+//! memory is full (design.md, Hot tier). Snapshots: see docs/decisions/0004-no-snapshots-while-the-log-is-whole.md.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use iris_store::ShardStore;
+use openraft::storage::EntryResponder;
+use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, OptionalSend};
+
+use super::checkpointer::CheckpointSignal;
+use super::durable::Durable;
+use super::raft_types::{Applied, LogId, StoredMembership, TypeConfig, decode, encode};
+use super::snapshots::{NoSnapshots, SnapshotMeta, SnapshotOf, no_snapshots};
+use super::waiters::Waiters;
+
+/// One shard's state machine.
+pub struct ShardMachine {
+    /// The state itself, shared with readers.
+    pub store: ShardStore,
+    /// Readers to wake.
+    pub waiters: Arc<Waiters>,
+    /// Brings a checkpoint forward when memory is full.
+    pub checkpoints: CheckpointSignal,
+    /// How far the log is on this disk.
+    pub durable: Durable,
+}
+
+impl std::fmt::Debug for ShardMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardMachine").field("applied", &self.store.applied().index).finish_non_exhaustive()
+    }
+}
+
+impl ShardMachine {
+    fn apply_entry(
+        &self,
+        log_id: LogId,
+        payload: EntryPayload<super::raft_types::Command, iris_protocol::NodeId, ()>,
+    ) -> io::Result<Applied> {
+        let mark: Bytes = encode(&log_id).into();
+        match payload {
+            EntryPayload::Blank => {
+                self.store.apply_blank(log_id.index, mark);
+                Ok(Applied::Nothing)
+            }
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(log_id), membership);
+                self.store.apply_membership(log_id.index, mark, encode(&stored).into());
+                Ok(Applied::Nothing)
+            }
+            EntryPayload::Normal(command) => {
+                let reply = self.store.apply(log_id.index, mark, &command.0).map_err(io::Error::other)?;
+                self.waiters.wake(&reply.touched);
+                Ok(Applied::Shard(reply.outcomes))
+            }
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for ShardMachine {
+    type SnapshotData = ();
+    type SnapshotBuilder = NoSnapshots;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let mark = self.store.applied();
+        if mark.index == 0 && mark.log_id.is_empty() {
+            return Ok((None, StoredMembership::default()));
+        }
+        let log_id = decode("applied log id", &mark.log_id).map_err(io::Error::other)?;
+        let membership = if mark.membership.is_empty() {
+            StoredMembership::default()
+        } else {
+            decode("membership", &mark.membership).map_err(io::Error::other)?
+        };
+        Ok((Some(log_id), membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.durable.reached(entry.log_id.index).await?;
+            while self.store.is_full() {
+                self.checkpoints.bring_forward_and_wait().await;
+            }
+            let applied = self.apply_entry(entry.log_id, entry.payload)?;
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        NoSnapshots
+    }
+
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: ()) -> Result<(), io::Error> {
+        Err(no_snapshots())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,114 @@
+//! What a shard's leader does for edges, its own and others': append, read a page, read a cursor. Refuses when it does not
+//! lead; never answers from a state that might be behind what it promised.
+
+use std::time::Duration;
+
+use iris_protocol::{DeviceId, EntryId, UserId};
+use iris_store::{Item, Outcome, PageLimits};
+use openraft::ReadPolicy;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::batcher::AppendRequest;
+use super::group::ShardGroup;
+use super::refused::Refused;
+use crate::routing::{InboxPage, PageRequest};
+
+/// Bytes of bodies in one page: what a subscriber may make an edge hold at once.
+pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Entries in one page.
+pub const PAGE_ENTRIES_MAX: usize = 1_000;
+
+/// Longest a read may wait for news: then it answers an empty page, so that forgotten readers go away by themselves.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Longest a confirmation of leadership may take.
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+
+impl ShardGroup {
+    /// Appends items, all in one entry, in order; returns when they are committed and applied.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn append(&self, items: Vec<Item>) -> Result<Vec<Outcome>, Refused> {
+        let (answer, answered) = oneshot::channel();
+        self.appends.try_send(AppendRequest { items, since: Instant::now(), answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refused::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Refused::NotLeader { leader: None },
+        })?;
+        // The batcher drops what waited too long, and everything when it stops.
+        answered.await.unwrap_or(Err(Refused::NotLeader { leader: None }))
+    }
+
+    /// Reads a page of an inbox, waiting for news if asked to.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn read(&self, user: &UserId, request: PageRequest) -> Result<InboxPage, Refused> {
+        let limits =
+            PageLimits { entries_max: request.entries_max.clamp(1, PAGE_ENTRIES_MAX), bytes_max: PAGE_BYTES_MAX };
+        let give_up = Instant::now() + request.wait.min(READ_WAIT_MAX);
+        let interest = self.waiters.register(user);
+        loop {
+            let news = interest.notified();
+            tokio::pin!(news);
+            // Enabled before looking: an entry applied after the look wakes it.
+            news.as_mut().enable();
+            self.check_ready()?;
+            if request.confirm {
+                self.confirm_leadership().await?;
+            }
+            let page = self.look(user, request.after, limits).await?;
+            let live = request.confirm && !page.more;
+            if !page.entries.is_empty() || live || Instant::now() >= give_up {
+                let scanned_to = page.scanned_to.max(request.after);
+                return Ok(InboxPage { entries: page.entries, scanned_to, live });
+            }
+            // Also woken when this node stops leading.
+            let _ = tokio::time::timeout_at(give_up, news).await;
+        }
+    }
+
+    async fn look(&self, user: &UserId, after: EntryId, limits: PageLimits) -> Result<iris_store::Page, Refused> {
+        if let Some(page) = self.store.read_hot(user, after, limits) {
+            return Ok(page);
+        }
+        let (store, user) = (self.store.clone(), user.clone());
+        tokio::task::spawn_blocking(move || store.read(&user, after, limits))
+            .await
+            .map_err(|error| Refused::Failed(error.to_string()))?
+            .map_err(|error| Refused::Failed(error.to_string()))
+    }
+
+    /// A device's stored cursor.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn stored_cursor(&self, user: &UserId, device: &DeviceId) -> Result<EntryId, Refused> {
+        self.check_ready()?;
+        self.confirm_leadership().await?;
+        let (store, user, device) = (self.store.clone(), user.clone(), device.clone());
+        tokio::task::spawn_blocking(move || store.cursor(&user, &device))
+            .await
+            .map_err(|error| Refused::Failed(error.to_string()))?
+            .map_err(|error| Refused::Failed(error.to_string()))
+    }
+
+    fn check_ready(&self) -> Result<(), Refused> {
+        let now = *self.leadership.borrow();
+        if now.ready {
+            return Ok(());
+        }
+        Err(Refused::NotLeader { leader: now.leader.filter(|leader| *leader != *self.raft.node_id()) })
+    }
+
+    /// Everything committed anywhere before this call is applied here when it returns. Asks a quorum rather than trusting the
+    /// lease, because clocks of paused machines lie; it happens once per subscription, not per page.
+    async fn confirm_leadership(&self) -> Result<(), Refused> {
+        match tokio::time::timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Refused::NotLeader { leader: None }),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How bytes reach another node: a trait with one real implementation, over the libp2p links of `iris_p2p`. A simulation
+//! puts an in-memory one in its place. Knows which key a node has; does not know what the streams carry.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use iris_p2p::{Inbound, Links, PeerKey, StreamKind};
+use iris_protocol::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream to another node.
+pub trait PeerIo: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerIo for T {}
+
+/// A boxed [`PeerIo`].
+pub type PeerStream = Box<dyn PeerIo>;
+
+/// What a stream is for: separate streams, so that pages on their way to a reader never delay Raft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// Raft's own messages.
+    Raft,
+    /// Appends, reads and cursors between edges and shard leaders.
+    Edge,
+}
+
+impl Channel {
+    const ALL: [Self; 2] = [Self::Raft, Self::Edge];
+
+    fn stream_kind(self) -> StreamKind {
+        match self {
+            Self::Raft => StreamKind(1),
+            Self::Edge => StreamKind(2),
+        }
+    }
+}
+
+/// The other nodes, as seen from this one.
+pub trait PeerTransport: Send + Sync + 'static {
+    /// Opens a stream; fails at once when there is no live link.
+    fn open(&self, node: NodeId, channel: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>>;
+
+    /// Whether there is a live link.
+    fn is_up(&self, node: NodeId) -> bool;
+}
+
+/// Streams that others open.
+pub trait PeerAcceptor: Send + 'static {
+    /// The next one; `None` when the links have ended.
+    fn accept(&mut self) -> BoxFuture<'_, Option<(NodeId, Channel, PeerStream)>>;
+}
+
+/// The real transport.
+pub struct LinkTransport {
+    links: Links,
+    keys: Arc<HashMap<NodeId, PeerKey>>,
+}
+
+/// The real acceptor.
+pub struct LinkAcceptor {
+    inbound: Inbound,
+    keys: Arc<HashMap<NodeId, PeerKey>>,
+}
+
+/// The real pair, for members with these keys.
+#[must_use]
+pub fn over_links(links: Links, inbound: Inbound, keys: HashMap<NodeId, PeerKey>) -> (LinkTransport, LinkAcceptor) {
+    let keys = Arc::new(keys);
+    (LinkTransport { links, keys: keys.clone() }, LinkAcceptor { inbound, keys })
+}
+
+impl PeerTransport for LinkTransport {
+    fn open(&self, node: NodeId, channel: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>> {
+        Box::pin(async move {
+            let key = self.keys.get(&node).ok_or_else(|| anyhow::anyhow!("node {node} is not a member"))?;
+            let stream = self.links.open(*key, channel.stream_kind()).await?;
+            Ok(Box::new(stream) as PeerStream)
+        })
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        self.keys.get(&node).is_some_and(|key| self.links.is_up(*key))
+    }
+}
+
+impl PeerAcceptor for LinkAcceptor {
+    fn accept(&mut self) -> BoxFuture<'_, Option<(NodeId, Channel, PeerStream)>> {
+        Box::pin(async move {
+            loop {
+                let (key, kind, stream) = self.inbound.accept().await?;
+                let node = self.keys.iter().find(|(_, known)| **known == key).map(|(node, _)| *node);
+                let channel = Channel::ALL.into_iter().find(|channel| channel.stream_kind() == kind);
+                match (node, channel) {
+                    (Some(node), Some(channel)) => return Some((node, channel, Box::new(stream) as PeerStream)),
+                    _ => tracing::warn!(%key, ?kind, "a peer opened a stream this version does not know; closed it"),
+                }
+            }
+        })
+    }
+}
