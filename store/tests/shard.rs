@@ -81,6 +81,19 @@ fn a_key_is_remembered_for_its_window_across_a_restart() {
 }
 
 #[test]
+fn a_restart_forgets_what_was_forgotten() {
+    let options = StoreOptions { dedup_window: Duration::from_millis(50), ..StoreOptions::default() };
+    let f = fixture(options.clone());
+    apply(&f.store, &[message("a", 1, NOW_MS, "x"), message("a", 2, NOW_MS + 40, "x")]);
+    // A retry's stamp ends the first key's window without a new entry: the last id alone doesn't tell.
+    assert!(matches!(apply(&f.store, &[message("a", 2, NOW_MS + 60, "x")])[..], [Outcome::Duplicate(_)]));
+    f.store.checkpoint().unwrap();
+    for store in [&f.store, &open(f.warm.clone(), options)] {
+        assert!(matches!(apply(store, &[message("a", 1, NOW_MS + 41, "x")])[..], [Outcome::Appended(_)]));
+    }
+}
+
+#[test]
 fn at_the_bound_the_oldest_keys_go_and_are_counted() {
     let options = StoreOptions { dedup_keys_max: 100, ..StoreOptions::default() };
     let f = fixture(options.clone());
