@@ -74,7 +74,7 @@ impl ClientConfig {
         if self.sends_max == 0 || self.sends_max > tokio::sync::Semaphore::MAX_PERMITS {
             return refuse("sends_max must be at least 1".into());
         }
-        Ok(())
+        self.token.check().map_err(ClientError::Config)
     }
 }
 
@@ -197,16 +197,28 @@ impl Token {
         matches!(self.0, Source::Provider(_))
     }
 
-    pub(crate) async fn get(&self) -> Result<String, String> {
-        let token = match &self.0 {
-            Source::Fixed(token) => token.trim().to_owned(),
-            Source::Provider(source) => source().await?.trim().to_owned(),
-        };
-        match token.len() {
-            0 => Err("the token is empty".into()),
-            len if len > TOKEN_LEN_MAX => Err(format!("the token has {len} bytes, at most {TOKEN_LEN_MAX} are allowed")),
-            _ => Ok(token),
+    /// What is wrong with a fixed token, as far as that shows from here.
+    fn check(&self) -> Result<(), String> {
+        match &self.0 {
+            Source::Fixed(token) => check_token(token).map(drop),
+            Source::Provider(_) => Ok(()),
         }
+    }
+
+    pub(crate) async fn get(&self) -> Result<String, String> {
+        match &self.0 {
+            Source::Fixed(token) => check_token(token),
+            Source::Provider(source) => check_token(&source().await?),
+        }
+    }
+}
+
+fn check_token(token: &str) -> Result<String, String> {
+    let token = token.trim();
+    match token.len() {
+        0 => Err("the token is empty".into()),
+        len if len > TOKEN_LEN_MAX => Err(format!("the token has {len} bytes, at most {TOKEN_LEN_MAX} are allowed")),
+        _ => Ok(token.to_owned()),
     }
 }
 
@@ -263,5 +275,6 @@ mod tests {
         refused(|config| config.start_at = Some(2));
         refused(|config| config.software = "x".repeat(65));
         refused(|config| config.sends_max = 0);
+        refused(|config| config.token = "\n".into());
     }
 }

@@ -15,9 +15,6 @@ pub enum ClientError {
     /// The token was refused; the reason is in the node's log. Final.
     #[error("the token was refused; get a new one (the node's log says why)")]
     AuthFailed,
-    /// The token source gave no token. Final when it says so several times in a row.
-    #[error("no token to log in with: {0}")]
-    NoToken(String),
     /// The cluster speaks no protocol version this client speaks. Final.
     #[error("the cluster speaks no protocol version this client speaks (2): {0}")]
     UnsupportedVersion(String),

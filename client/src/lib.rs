@@ -25,12 +25,22 @@
 //! nothing here knows the appliance.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod acks;
 mod admin;
+mod backoff;
 mod client;
 mod config;
+mod connection;
 mod error;
+mod inbox;
+mod liveness;
 mod message;
+mod outbox;
+mod rotation;
+mod shared;
 mod subscription;
+mod supervisor;
+mod tls;
 
 pub use admin::{Admin, AdminClientError};
 pub use client::Client;
