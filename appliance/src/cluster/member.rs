@@ -153,7 +153,12 @@ impl Member {
                 node: options.node,
                 log: options.log,
                 warm: options.warm,
-                store: options.store,
+                // What applying depends on is the cluster's, not this node's (A3).
+                store: StoreOptions {
+                    dedup_window: Duration::from_millis(state.dedup.window_ms),
+                    dedup_keys_max: usize::try_from(state.dedup.keys_max).unwrap_or(usize::MAX),
+                    ..options.store
+                },
                 checkpoint_every: options.checkpoint_every,
                 timing: options.timing,
                 clients: clients.clone(),
@@ -177,6 +182,13 @@ impl Member {
             batches,
             draining,
         })
+    }
+
+    /// Whether any other member is up.
+    #[must_use]
+    pub fn transport_has_peers(&self) -> bool {
+        let state = self.meta_view.borrow();
+        state.iter().flat_map(|state| state.nodes.keys()).any(|node| *node != self.node && self.transport.is_up(*node))
     }
 
     /// From now on this node takes no leadership back.

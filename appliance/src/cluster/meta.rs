@@ -79,6 +79,15 @@ pub struct ShardRecord {
     pub replicas: Vec<NodeId>,
 }
 
+/// What every replica must agree on, because applying the log depends on it. Set when the cluster is founded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupSettings {
+    /// How long a key is remembered, in HLC milliseconds from its first append (A3).
+    pub window_ms: u64,
+    /// Keys remembered per shard.
+    pub keys_max: u64,
+}
+
 /// Everything the meta group knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetaState {
@@ -94,6 +103,8 @@ pub struct MetaState {
     pub shards: Vec<ShardRecord>,
     /// The shard of each vnode, by number.
     pub vnodes: Vec<ShardId>,
+    /// Deduplication.
+    pub dedup: DedupSettings,
 }
 
 impl MetaState {

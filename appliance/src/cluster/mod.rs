@@ -25,6 +25,8 @@ mod shard_service;
 mod shards;
 mod snapshots;
 mod status;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 mod waiters;
 

@@ -50,6 +50,8 @@ impl ShardGroup {
             PageLimits { entries_max: request.entries_max.clamp(1, PAGE_ENTRIES_MAX), bytes_max: PAGE_BYTES_MAX };
         let give_up = Instant::now() + request.wait.min(READ_WAIT_MAX);
         let interest = self.waiters.register(user);
+        // Moves on with every look, so that a long wait ends with a look at memory, not at the disk.
+        let mut after = request.after;
         loop {
             let news = interest.notified();
             tokio::pin!(news);
@@ -59,12 +61,12 @@ impl ShardGroup {
             if request.confirm {
                 self.confirm_leadership().await?;
             }
-            let page = self.look(user, request.after, limits).await?;
+            let page = self.look(user, after, limits).await?;
             let live = request.confirm && !page.more;
             if !page.entries.is_empty() || live || Instant::now() >= give_up {
-                let scanned_to = page.scanned_to.max(request.after);
-                return Ok(InboxPage { entries: page.entries, scanned_to, live });
+                return Ok(InboxPage { entries: page.entries, scanned_to: page.scanned_to.max(after), live });
             }
+            after = after.max(page.scanned_to);
             // Also woken when this node stops leading.
             let _ = tokio::time::timeout_at(give_up, news).await;
         }

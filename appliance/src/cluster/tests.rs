@@ -1,0 +1,214 @@
+//! Three members in one process over an in-memory transport: founding, appending through any node, dedup, reading, a node that
+//! dies, a restart from checkpoint and log. The same with real processes is in the tests crate.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use iris_p2p::Identity;
+use iris_protocol::{EntryId, MessageKey, NodeId, UserId};
+use iris_store::{LogOptions, RaftLog, StoreOptions, Warm};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::meta::{DedupSettings, MetaState, NodeRecord};
+use super::placement::{first_layout, first_vnodes};
+use super::transport::{PeerAcceptor, PeerStream, PeerTransport};
+use super::*;
+use crate::auth::{pki, token};
+use crate::routing::{PageRequest, Reply, Router, RouterParts, Submission, SubmitOutcome, Work};
+use crate::supervise::Supervisor;
+use crate::surroundings::Surroundings;
+
+type Inbox = mpsc::Sender<(NodeId, Channel, PeerStream)>;
+
+#[derive(Clone, Default)]
+struct Net(Arc<Mutex<HashMap<NodeId, Inbox>>>);
+
+struct NetEnd(Net, NodeId);
+struct NetAcceptor(mpsc::Receiver<(NodeId, Channel, PeerStream)>);
+
+impl PeerTransport for NetEnd {
+    fn open(&self, node: NodeId, channel: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>> {
+        Box::pin(async move {
+            let inbox = self.0.0.lock().unwrap().get(&node).cloned();
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let sent = inbox.ok_or_else(|| anyhow::anyhow!("down"))?.try_send((self.1, channel, Box::new(theirs)));
+            sent.map_err(|_| anyhow::anyhow!("down"))?;
+            Ok(Box::new(ours) as PeerStream)
+        })
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        self.0.0.lock().unwrap().get(&node).is_some_and(|inbox| !inbox.is_closed())
+    }
+}
+
+impl PeerAcceptor for NetAcceptor {
+    fn accept(&mut self) -> BoxFuture<'_, Option<(NodeId, Channel, PeerStream)>> {
+        Box::pin(self.0.recv())
+    }
+}
+
+fn founding(nodes: &[NodeId]) -> MetaState {
+    let record = |id: &NodeId| NodeRecord {
+        name: format!("n{id}"),
+        key: Identity::ephemeral().peer_id(),
+        p2p: Vec::new(),
+        client: format!("127.0.0.1:{id}"),
+    };
+    MetaState {
+        cluster: "test".to_owned(),
+        pki: pki::found("test", &[], 2026).unwrap(),
+        token_keys: vec![token::new_key().unwrap()],
+        nodes: nodes.iter().map(|id| (*id, record(id))).collect::<BTreeMap<_, _>>(),
+        shards: first_layout(nodes, 2),
+        vnodes: first_vnodes(2),
+        dedup: DedupSettings { window_ms: 3_600_000, keys_max: 100_000 },
+    }
+}
+
+struct Node {
+    member: Member,
+    router: Router,
+    supervisor: Supervisor,
+    net: Net,
+}
+
+async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
+    let me = NodeId(id);
+    let (inbox, acceptor) = mpsc::channel(64);
+    net.0.lock().unwrap().insert(me, inbox);
+    let supervisor = Supervisor::new();
+    let folder = dir.join(format!("n{id}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let options = MemberOptions {
+        node: me,
+        record: founding.nodes[&me].clone(),
+        members: founding.nodes.keys().copied().collect(),
+        meta_path: folder.join("meta"),
+        log: RaftLog::open(LogOptions::new(folder.join("log"))).unwrap(),
+        warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
+        store: StoreOptions::default(),
+        checkpoint_every: Duration::from_millis(200),
+        timing: RaftTiming { heartbeat_ms: 50, election_ms_min: 200, election_ms_max: 400 },
+        transport: Arc::new(NetEnd(net.clone(), me)),
+        acceptor: Box::new(NetAcceptor(acceptor)),
+        surroundings: Surroundings::system(),
+        founding: founding.clone(),
+    };
+    let member = Member::start(options, &supervisor, &CancellationToken::new()).await.unwrap();
+    let parts = RouterParts {
+        node: me,
+        meta: member.meta_view.clone(),
+        groups: (*member.shards.by_id).clone(),
+        clients: member.clients.clone(),
+        random: Surroundings::system().random,
+    };
+    let state = member.meta_view.borrow().clone().unwrap();
+    let (router, uplinks) = Router::new(parts, &state);
+    for mut uplink in uplinks {
+        let stop = supervisor.stopping();
+        tokio::spawn(async move { uplink.run(&stop).await });
+    }
+    Node { member, router, supervisor, net: net.clone() }
+}
+
+impl Node {
+    /// Off the network and without tasks: as good as dead, for the others.
+    async fn die(self) {
+        self.net.0.lock().unwrap().remove(&self.member.node);
+        for group in self.member.shards.by_id.values() {
+            group.raft.shutdown().await.unwrap();
+        }
+        self.member.meta.shutdown().await.unwrap();
+        assert!(self.supervisor.shut_down(Duration::from_secs(5)).await);
+    }
+
+    async fn send(&self, to: &str, key: u8) -> SubmitOutcome {
+        let (replies, mut answered) = mpsc::channel::<Reply>(1);
+        let work = Work::Message {
+            sender: UserId::new("bob").unwrap(),
+            key: MessageKey([key; 16]),
+            recipient: UserId::new(to).unwrap(),
+            kind: 0,
+            body: Bytes::from(vec![key]),
+        };
+        let session = self.router.new_session();
+        self.router.submit(Submission { session, ticket: 1, work, replies }).unwrap();
+        tokio::time::timeout(Duration::from_secs(20), answered.recv()).await.unwrap().unwrap().outcome
+    }
+
+    async fn committed(&self, to: &str, key: u8) -> EntryId {
+        match self.send(to, key).await {
+            SubmitOutcome::Committed { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn read(&self, user: &str) -> Vec<(EntryId, u8)> {
+        let request = PageRequest { after: EntryId::ZERO, entries_max: 1000, wait: Duration::ZERO, confirm: true };
+        let page = self.router.read_page(&UserId::new(user).unwrap(), request).await.unwrap();
+        page.entries.into_iter().map(|entry| (entry.id, entry.body[0])).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_agree_and_survive_one_death_and_a_restart() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());
+    let founding = founding(&[NodeId(1), NodeId(2), NodeId(3)]);
+    let (one, two, three) = tokio::join!(
+        start(&net, dir.path(), 1, &founding),
+        start(&net, dir.path(), 2, &founding),
+        start(&net, dir.path(), 3, &founding)
+    );
+    let mut expected = Vec::new();
+    for (key, node) in [&one, &two, &three].into_iter().cycle().take(30).enumerate() {
+        expected.push((node.committed("alice", key as u8).await, key as u8));
+    }
+    assert!(expected.is_sorted());
+    for node in [&one, &two, &three] {
+        assert_eq!(node.read("alice").await, expected);
+    }
+    // The same key again, through another node: the first entry's id, and no second entry.
+    assert_eq!(two.send("alice", 0).await, SubmitOutcome::Committed { id: expected[0].0, duplicate: true });
+    assert_eq!(two.send("carol", 0).await, SubmitOutcome::KeyConflict);
+
+    one.die().await;
+    for key in 100..120 {
+        expected.push((two.committed("alice", key).await, key));
+    }
+    let one = start(&net, dir.path(), 1, &founding).await;
+    for key in 120..130 {
+        expected.push((one.committed("alice", key).await, key));
+    }
+    for node in [&one, &two, &three] {
+        assert_eq!(node.read("alice").await, expected);
+    }
+    for node in [one, two, three] {
+        node.die().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_member_restarts_from_checkpoint_and_log() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());
+    let founding = founding(&[NodeId(1)]);
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let node = start(&net, dir.path(), 1, &founding).await;
+        assert_eq!(node.read("alice").await, expected);
+        for key in 0..10 {
+            let key = round * 10 + key;
+            expected.push((node.committed("alice", key).await, key));
+            if key % 10 == 5 {
+                super::checkpointer::checkpoint_all(&node.member.shards.stores()).await.unwrap();
+            }
+        }
+        assert_eq!(node.send("alice", 0).await, SubmitOutcome::Committed { id: expected[0].0, duplicate: true });
+        node.die().await;
+    }
+}

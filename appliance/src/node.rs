@@ -1,0 +1,317 @@
+//! One node from start to exit: opens its disk, links up with its peers, becomes a member, opens its doors; and back, in the
+//! order that loses nobody anything: leaderships are handed over, sessions told to go, what is under way is finished, the
+//! last checkpoint written.
+
+mod admin;
+mod founding;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use iris_p2p::{Identity, LinkConfig, Links, PeerKey};
+use iris_protocol::NodeId;
+use iris_store::{LogOptions, RaftLog, StoreOptions, Warm};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::pki;
+use crate::cluster::transport::over_links;
+use crate::cluster::{Leaderships, Member, MemberOptions, RaftTiming};
+use crate::config::Config;
+use crate::edge::{Edge, EdgeCounters, EdgeOptions};
+use crate::routing::{Router, RouterParts};
+use crate::supervise::Supervisor;
+use crate::surroundings::Surroundings;
+use crate::welcome;
+
+/// Longest the tasks may take to end once everything is drained.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest the log may take to write what it has.
+const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs a node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// It could not start, or had to end: the sentence says why and what to do.
+pub async fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let signals = stop.clone();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: handing over, finishing what is under way (a second signal ends at once)");
+        signals.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("ended at once; what was acked is safe");
+        std::process::exit(1);
+    });
+    run_until(config, surroundings, stop).await
+}
+
+/// Runs a node until `stop` is cancelled.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_until(config: Config, surroundings: Surroundings, stop: CancellationToken) -> anyhow::Result<()> {
+    let supervisor = Supervisor::new();
+    let started = tokio::select! {
+        started = Node::start(&config, surroundings, &supervisor, &stop) => started,
+        why = supervisor.fatal() => Err(anyhow::anyhow!("{why}")),
+    };
+    let node = match started {
+        Ok(node) => node,
+        // Stopped before it was up: nothing was served, nothing is owed.
+        Err(_) if stop.is_cancelled() => {
+            supervisor.shut_down(STOP_DEADLINE).await;
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    tokio::select! {
+        () = stop.cancelled() => node.stop(&supervisor).await,
+        why = supervisor.fatal() => Err(anyhow::anyhow!("this node had to end: {why}")),
+    }
+}
+
+/// A running node.
+struct Node {
+    member: Arc<Member>,
+    leaderships: Arc<Leaderships>,
+    edge: Arc<Edge>,
+    log: RaftLog,
+    /// Cancelled when the edge is to send its sessions away.
+    drain_edge: CancellationToken,
+    drain_deadline: Duration,
+}
+
+impl Node {
+    async fn start(
+        config: &Config,
+        surroundings: Surroundings,
+        supervisor: &Supervisor,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let data = &config.node.data;
+        create_private_folder(data)?;
+        let admin_socket = crate::admin::bind(data)?;
+        let listener = TcpListener::bind(&config.node.listen)
+            .await
+            .with_context(|| format!("can't listen for clients on {} (node.listen)", config.node.listen))?;
+        let client_address = founding::advertised(config, listener.local_addr()?);
+
+        let identity = Identity::load_or_create(&data.join("identity.key"))?;
+        let members = founding::members(config, identity.peer_id(), &client_address)?;
+        let (links, inbound, task) =
+            Links::start(identity, link_config(config)?, founding::links(&members, config.node.id)?).await?;
+        let task = Arc::new(Mutex::new(Some(task)));
+        supervisor.spawn_critical("peer links", move |stop| async move {
+            let Some(task) = task.lock().await.take() else { return Ok(()) };
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = task.run() => Ok(ended?),
+            }
+        });
+
+        let log = surroundings.log_disk.open(LogOptions::new(data.join("log")))?;
+        let watched = log.closed();
+        supervisor.spawn_critical("log writer", |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                ended = watched => Err(ended.map_or_else(|| anyhow::anyhow!("it ended"), Into::into)),
+            }
+        });
+        let keys: HashMap<NodeId, PeerKey> = members.iter().map(|(id, record)| (*id, record.key)).collect();
+        let (transport, acceptor) = over_links(links.clone(), inbound, keys);
+        let me = NodeId(config.node.id);
+        let member = Member::start(
+            MemberOptions {
+                node: me,
+                record: members[&me].clone(),
+                members: members.keys().copied().collect(),
+                meta_path: data.join("meta"),
+                log: log.clone(),
+                warm: Arc::new(Warm::open(&data.join("inboxes.db"))?),
+                store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
+                checkpoint_every: Duration::from_millis(config.store.checkpoint_ms),
+                timing: RaftTiming {
+                    heartbeat_ms: config.raft.heartbeat_ms,
+                    election_ms_min: config.raft.election_ms_min,
+                    election_ms_max: config.raft.election_ms_max,
+                },
+                transport: Arc::new(transport),
+                acceptor: Box::new(acceptor),
+                founding: founding::state(config, &members, surroundings.clock.unix_ms())?,
+                surroundings: surroundings.clone(),
+            },
+            supervisor,
+            stop,
+        )
+        .await?;
+        let p2p = links.listen_addrs().iter().map(ToString::to_string).collect();
+        supervisor.keep(links);
+        Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, client_address, p2p })
+            .await
+    }
+
+    async fn open_doors(
+        config: &Config,
+        surroundings: Surroundings,
+        supervisor: &Supervisor,
+        parts: Parts,
+    ) -> anyhow::Result<Self> {
+        let member = Arc::new(parts.member);
+        let state = member.meta_view.borrow().clone().context("the cluster is not founded")?;
+        let leaderships = Arc::new(Leaderships {
+            node: member.node,
+            groups: member.shards.in_order(),
+            clients: member.clients.clone(),
+            transport: member.transport.clone(),
+        });
+        let (balancing, for_balance) = (leaderships.clone(), state.clone());
+        supervisor.spawn("leader balance", move |stop| {
+            let (leaderships, state) = (balancing.clone(), for_balance.clone());
+            async move {
+                leaderships.balance(&state, &stop).await;
+                Ok(())
+            }
+        });
+
+        let router_parts = RouterParts {
+            node: member.node,
+            meta: member.meta_view.clone(),
+            groups: (*member.shards.by_id).clone(),
+            clients: member.clients.clone(),
+            random: surroundings.random.clone(),
+        };
+        let (router, uplinks) = Router::new(router_parts, &state);
+        for uplink in uplinks {
+            let (name, uplink) = (uplink.name(), Arc::new(Mutex::new(uplink)));
+            supervisor.spawn(name, move |stop| {
+                let uplink = uplink.clone();
+                async move {
+                    uplink.lock().await.run(&stop).await;
+                    Ok(())
+                }
+            });
+        }
+
+        let counters = Arc::new(EdgeCounters::default());
+        let edge = Arc::new(Edge {
+            router,
+            meta: member.meta_view.clone(),
+            tls: pki::server_config(&state.pki)?,
+            options: edge_options(config),
+            counters: counters.clone(),
+            surroundings: surroundings.clone(),
+            node: member.node,
+        });
+        let drain_edge = CancellationToken::new();
+        let (serving, listener, drain) = (edge.clone(), Arc::new(parts.listener), drain_edge.clone());
+        supervisor.spawn("client listener", move |_| {
+            let (edge, listener, drain) = (serving.clone(), listener.clone(), drain.clone());
+            async move { edge.run(&listener, &drain).await }
+        });
+
+        let source = Arc::new(admin::NodeAdmin {
+            member: member.clone(),
+            log: parts.log.clone(),
+            edge: counters,
+            supervisor: supervisor.clone(),
+            clock: surroundings.clock.clone(),
+            listen: parts.client_address,
+            p2p: parts.p2p,
+        });
+        let report = crate::admin::AdminSource::status(&*source).await;
+        let socket = Arc::new(Mutex::new(Some(parts.admin_socket)));
+        supervisor.spawn("admin socket", move |stop| {
+            let (socket, source) = (socket.clone(), source.clone());
+            async move {
+                match socket.lock().await.take() {
+                    Some(socket) => crate::admin::serve(socket, source, stop).await,
+                    None => anyhow::bail!("the admin socket was lost"),
+                }
+            }
+        });
+        println!("{}", welcome::welcome(&report, &config.node.data, config.is_default_data()));
+        Ok(Self {
+            member,
+            leaderships,
+            edge,
+            log: parts.log,
+            drain_edge,
+            drain_deadline: Duration::from_millis(config.edge.drain_ms),
+        })
+    }
+
+    /// Leaves in order (B7).
+    async fn stop(self, supervisor: &Supervisor) -> anyhow::Result<()> {
+        self.member.begin_draining();
+        let kept = self.leaderships.hand_over().await;
+        if kept > 0 && self.member.transport_has_peers() {
+            tracing::warn!(kept, "some leaderships had nobody to go to");
+        }
+        self.drain_edge.cancel();
+        self.edge.drained(self.drain_deadline).await;
+        // Sessions have their answers; sessions of other nodes find the new leaders.
+        let checkpointed = self.member.shut_down().await;
+        if !supervisor.shut_down(STOP_DEADLINE).await {
+            tracing::warn!("some tasks did not end in time; what was acked is safe");
+        }
+        self.log.shutdown();
+        if let Ok(Some(error)) = tokio::time::timeout(LOG_CLOSE_DEADLINE, self.log.closed()).await {
+            return Err(error.into());
+        }
+        checkpointed.context("the last checkpoint failed; nothing is lost, the next start replays the log")?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// What [`Node::start`] hands to [`Node::open_doors`].
+struct Parts {
+    member: Member,
+    log: RaftLog,
+    listener: TcpListener,
+    admin_socket: crate::admin::AdminListener,
+    client_address: String,
+    p2p: Vec<String>,
+}
+
+fn edge_options(config: &Config) -> EdgeOptions {
+    EdgeOptions {
+        messages_per_s: config.limits.messages_per_s,
+        messages_burst: config.limits.messages_burst,
+        connections_max: config.limits.connections_max,
+        handshake: Duration::from_millis(config.edge.handshake_ms),
+        login: Duration::from_millis(config.edge.login_ms),
+        idle: Duration::from_millis(config.edge.idle_ms),
+        write: Duration::from_millis(config.edge.write_ms),
+        drain: Duration::from_millis(config.edge.drain_ms),
+    }
+}
+
+fn link_config(config: &Config) -> anyhow::Result<LinkConfig> {
+    let listen = config.node.p2p.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>();
+    Ok(LinkConfig { listen: listen.context("node.p2p")?, ..LinkConfig::default() })
+}
+
+/// Only the node's own user may look into the data folder: it holds keys.
+fn create_private_folder(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("can't create the data folder {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("can't make the data folder {} private", path.display()))
+}

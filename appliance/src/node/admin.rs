@@ -1,0 +1,85 @@
+//! What this node answers on its admin socket.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::future::BoxFuture;
+use iris_protocol::admin::{ConnectInfo, Counters, StatusReport, UserToken, UserTokenRequest};
+use iris_store::RaftLog;
+
+use crate::admin::AdminSource;
+use crate::admin::health::{self, Facts};
+use crate::auth::{pki, token};
+use crate::cluster::Member;
+use crate::edge::EdgeCounters;
+use crate::supervise::Supervisor;
+use crate::surroundings::Clock;
+
+/// The node, as its operator sees it.
+pub(super) struct NodeAdmin {
+    pub(super) member: Arc<Member>,
+    pub(super) log: RaftLog,
+    pub(super) edge: Arc<EdgeCounters>,
+    pub(super) supervisor: Supervisor,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) listen: String,
+    pub(super) p2p: Vec<String>,
+}
+
+impl AdminSource for NodeAdmin {
+    fn status(&self) -> BoxFuture<'_, StatusReport> {
+        Box::pin(async move {
+            let state = self.member.meta_view.borrow().clone();
+            let (nodes, groups) = (self.member.node_statuses(), self.member.group_statuses());
+            StatusReport {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                node: self.member.node,
+                pid: std::process::id(),
+                cluster: state.as_ref().map(|state| state.cluster.clone()).unwrap_or_default(),
+                ca_sha256: state.as_ref().and_then(|state| pki::ca_sha256(&state.pki).ok()).unwrap_or_default(),
+                listen: self.listen.clone(),
+                p2p: self.p2p.clone(),
+                health: health::assess(&Facts { nodes: &nodes, groups: &groups }),
+                nodes,
+                groups,
+                counters: self.counters(),
+            }
+        })
+    }
+
+    fn user_token(&self, request: UserTokenRequest) -> BoxFuture<'_, Result<UserToken, String>> {
+        Box::pin(async move {
+            let state = self.member.meta_view.borrow().clone().ok_or("the cluster is not founded yet")?;
+            let issued = token::issue(&state, request.user, request.device, request.ttl_s, self.clock.unix_ms());
+            issued.map(|token| UserToken { token }).map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    fn connect_info(&self) -> BoxFuture<'_, Result<ConnectInfo, String>> {
+        Box::pin(async move {
+            let state = self.member.meta_view.borrow().clone().ok_or("the cluster is not founded yet")?;
+            let others = state.nodes.iter().filter(|(id, _)| **id != self.member.node);
+            let mut addresses = vec![self.listen.clone()];
+            addresses.extend(others.map(|(_, record)| record.client.clone()));
+            Ok(ConnectInfo { addresses, ca_pem: state.pki.ca_cert_pem.clone() })
+        })
+    }
+}
+
+impl NodeAdmin {
+    fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        self.edge.fill(&mut counters);
+        let log = self.log.stats();
+        counters.fsyncs = log.fsyncs;
+        counters.log_entries = log.entries;
+        counters.batches = self.member.batches.batches.load(Ordering::Relaxed);
+        counters.batched_messages = self.member.batches.items.load(Ordering::Relaxed);
+        for store in self.member.shards.stores() {
+            counters.dedup_dropped_early += store.stats().dedup_dropped_early;
+        }
+        counters.task_restarts = self.supervisor.restarts();
+        (counters.rss_bytes, counters.cpu_us) = crate::system::process_usage();
+        counters
+    }
+}
