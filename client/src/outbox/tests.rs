@@ -184,11 +184,12 @@ impl Server {
             match mood {
                 0 => Answer::Refuse(Code::RateLimited, 50),
                 1 => Answer::Refuse(Code::Overloaded, 0),
-                2 => {
+                2 if number % 7 != 3 => {
                     self.append(&send.recipient, number);
                     Answer::Refuse(Code::Unavailable, 0)
                 }
-                3 if !self.appended.contains(&number) => Answer::Refuse(Code::KeyConflict, 0),
+                // Final is final: the same message meets the same answer on every connection.
+                _ if number % 7 == 3 => Answer::Refuse(Code::KeyConflict, 0),
                 _ => {
                     self.append(&send.recipient, number);
                     Answer::Accept
