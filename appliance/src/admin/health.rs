@@ -1,0 +1,258 @@
+//! How things stand, in one sentence: why, and what to do next (D5). A function of what the answering node sees, so that
+//! command line, console and desktop say the same.
+
+use iris_protocol::NodeId;
+use iris_protocol::admin::{GroupStatus, Health, HealthLevel, NodeStatus};
+
+/// What the sentence is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Every member.
+    pub nodes: &'a [NodeStatus],
+    /// Every group held here.
+    pub groups: &'a [GroupStatus],
+}
+
+/// Judges.
+#[must_use]
+pub fn assess(facts: &Facts<'_>) -> Health {
+    let (level, sentence) = judge(facts);
+    Health { level, sentence }
+}
+
+fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
+    if facts.groups.is_empty() || facts.nodes.is_empty() {
+        let why = "This node is not yet part of a cluster: it waits for a majority of the members. Start the others.";
+        return (HealthLevel::Stopped, why.to_owned());
+    }
+    if let Some(missing) = facts.groups.iter().filter_map(|group| facts.missing(group)).max() {
+        return (HealthLevel::Stopped, without_majority(facts, missing));
+    }
+    let leaderless: Vec<&GroupStatus> = facts.groups.iter().filter(|group| !facts.is_led(group)).collect();
+    if let Some(first) = leaderless.first() {
+        return (HealthLevel::Stopped, without_leader(facts, first, leaderless.len()));
+    }
+    let spare = facts.groups.iter().map(|group| facts.spare(group)).min().unwrap_or(0);
+    let copies = facts.groups.iter().map(|group| group.voters.len()).min().unwrap_or(1);
+    let down = facts.down();
+    match (spare, down.as_slice(), copies) {
+        (0, [], 1) => {
+            let why = "Everything works, but there is one copy of everything: if this machine's disk fails, all is lost. \
+                       Two more nodes would keep it safe.";
+            (HealthLevel::AtRisk, why.to_owned())
+        }
+        (0, [], _) => {
+            let why = format!(
+                "Everything works and is stored {copies} times, but {copies} nodes can't do without one: if one fails, \
+                 messages wait. One more node would change that."
+            );
+            (HealthLevel::AtRisk, why)
+        }
+        (0, down, _) => {
+            let why = format!(
+                "Everything works, but {} and no further node may fail: messages would wait. {}.",
+                are_down(down, facts.nodes.len()),
+                start(down)
+            );
+            (HealthLevel::AtRisk, why)
+        }
+        (spare, [], _) => {
+            let why = format!(
+                "Everything works and is stored {copies} times; {} may fail without anyone noticing. Nothing to do.",
+                nodes(spare)
+            );
+            (HealthLevel::Safe, why)
+        }
+        (spare, down, _) => {
+            let why = format!(
+                "Everything works and {} more may fail, though {}. {}.",
+                nodes(spare),
+                are_down(down, facts.nodes.len()),
+                start(down)
+            );
+            (HealthLevel::Safe, why)
+        }
+    }
+}
+
+impl Facts<'_> {
+    fn is_up(&self, id: NodeId) -> bool {
+        self.nodes.iter().any(|node| node.id == id && node.up)
+    }
+
+    fn down(&self) -> Vec<&NodeStatus> {
+        self.nodes.iter().filter(|node| !node.up).collect()
+    }
+
+    fn voters_up(&self, group: &GroupStatus) -> usize {
+        group.voters.iter().filter(|voter| self.is_up(**voter)).count()
+    }
+
+    /// How many voters short of a majority.
+    fn missing(&self, group: &GroupStatus) -> Option<usize> {
+        majority(group).checked_sub(self.voters_up(group)).filter(|missing| *missing > 0)
+    }
+
+    /// How many more voters may fail.
+    fn spare(&self, group: &GroupStatus) -> usize {
+        self.voters_up(group).saturating_sub(majority(group))
+    }
+
+    /// A leader that is down has not been replaced yet, whatever the group remembers.
+    fn is_led(&self, group: &GroupStatus) -> bool {
+        group.leader.is_some_and(|leader| self.is_up(leader))
+    }
+}
+
+/// A group without voters has not begun; it is not one that needs nobody.
+fn majority(group: &GroupStatus) -> usize {
+    group.voters.len() / 2 + 1
+}
+
+fn without_majority(facts: &Facts<'_>, missing: usize) -> String {
+    let down = facts.down();
+    if down.is_empty() {
+        return "Messages wait: a part of the cluster has not started yet. If this stays so for a minute, read this \
+                node's log."
+            .to_owned();
+    }
+    format!(
+        "Messages wait: {}, and they can't be stored safely without {missing} of them. {}; what was committed is safe.",
+        are_down(&down, facts.nodes.len()),
+        start(&down)
+    )
+}
+
+fn without_leader(facts: &Facts<'_>, first: &GroupStatus, count: usize) -> String {
+    let what = match (first.shard, count) {
+        (Some(shard), 1) => format!("shard {shard} has no leader"),
+        (None, 1) => "the meta group has no leader".to_owned(),
+        (_, count) => format!("{count} of {} groups have no leader", facts.groups.len()),
+    };
+    format!(
+        "Messages for some users wait: {what}, although enough nodes are up. An election takes a second or two; if this \
+         stays so, see whether the nodes reach each other on their p2p addresses."
+    )
+}
+
+fn nodes(count: usize) -> String {
+    if count == 1 { "one node".to_owned() } else { format!("{count} nodes") }
+}
+
+fn are_down(down: &[&NodeStatus], all: usize) -> String {
+    let verb = if down.len() == 1 { "is" } else { "are" };
+    format!("{} of {all} nodes {verb} down ({})", down.len(), named(down, ", "))
+}
+
+fn start(down: &[&NodeStatus]) -> String {
+    format!(
+        "Start {} again, or see why this node can't reach {}",
+        named(down, " and "),
+        match down {
+            [_] => "it",
+            _ => "them",
+        }
+    )
+}
+
+fn named(nodes: &[&NodeStatus], between: &str) -> String {
+    nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(between)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iris_protocol::ShardId;
+
+    /// `up` per node; `leaders` per group, the meta group first.
+    fn check(up: &[bool], leaders: &[Option<u64>], level: HealthLevel, parts: &[&str]) {
+        let names = ["attic", "cellar", "shed", "barn", "loft"];
+        let nodes: Vec<NodeStatus> = up
+            .iter()
+            .zip(names)
+            .zip(1..)
+            .map(|((up, name), id)| NodeStatus {
+                id: NodeId(id),
+                name: name.to_owned(),
+                client: format!("{name}:8443"),
+                up: *up,
+                leads: 0,
+            })
+            .collect();
+        let groups: Vec<GroupStatus> = leaders
+            .iter()
+            .enumerate()
+            .map(|(at, leader)| GroupStatus {
+                shard: at.checked_sub(1).map(|shard| ShardId(shard as u16)),
+                leader: leader.map(NodeId),
+                term: 1,
+                last_index: 1,
+                applied_index: 1,
+                checkpoint_index: 1,
+                voters: nodes.iter().map(|node| node.id).collect(),
+            })
+            .collect();
+        let health = assess(&Facts { nodes: &nodes, groups: &groups });
+        assert_eq!(health.level, level, "{}", health.sentence);
+        for part in parts {
+            assert!(health.sentence.contains(part), "{part:?} is not in {:?}", health.sentence);
+        }
+    }
+
+    #[test]
+    fn a_single_node_works_but_keeps_one_copy() {
+        check(&[true], &[Some(1), Some(1)], HealthLevel::AtRisk, &["one copy", "Two more nodes"]);
+    }
+
+    #[test]
+    fn two_nodes_can_not_do_without_one() {
+        check(&[true, true], &[Some(1), Some(2)], HealthLevel::AtRisk, &["stored 2 times", "One more node"]);
+        check(&[true, false], &[Some(1)], HealthLevel::Stopped, &["1 of 2 nodes is down (cellar)", "Start cellar"]);
+    }
+
+    #[test]
+    fn three_nodes_that_are_up_are_safe() {
+        check(
+            &[true; 3],
+            &[Some(1), Some(3)],
+            HealthLevel::Safe,
+            &["stored 3 times", "one node may fail", "Nothing to do"],
+        );
+    }
+
+    #[test]
+    fn one_of_three_down_is_a_risk() {
+        let parts = ["1 of 3 nodes is down (shed)", "no further node may fail", "Start shed again"];
+        check(&[true, true, false], &[Some(1), Some(2)], HealthLevel::AtRisk, &parts);
+    }
+
+    #[test]
+    fn two_of_three_down_stop_everything_whatever_leader_is_remembered() {
+        let parts = ["2 of 3 nodes are down (cellar, shed)", "without 1 of them", "Start cellar and shed", "is safe"];
+        check(&[true, false, false], &[Some(1), Some(2)], HealthLevel::Stopped, &parts);
+        check(&[true, false, false], &[None, None], HealthLevel::Stopped, &parts);
+    }
+
+    #[test]
+    fn a_group_without_a_leader_is_named() {
+        check(&[true; 3], &[Some(1), Some(2), None], HealthLevel::Stopped, &["shard 1 has no leader", "election"]);
+        check(&[true; 3], &[None, Some(2)], HealthLevel::Stopped, &["the meta group has no leader"]);
+        check(&[true; 3], &[Some(1), None, None], HealthLevel::Stopped, &["2 of 3 groups have no leader"]);
+    }
+
+    #[test]
+    fn a_leader_that_is_down_leads_nothing() {
+        check(&[true, true, false], &[Some(1), Some(3)], HealthLevel::Stopped, &["shard 0 has no leader"]);
+    }
+
+    #[test]
+    fn five_nodes_bear_one_failure_safely() {
+        let up = [true, true, true, true, false];
+        check(&up, &[Some(1)], HealthLevel::Safe, &["one node more may fail", "1 of 5 nodes is down (loft)"]);
+    }
+
+    #[test]
+    fn a_node_that_waits_for_its_cluster_says_so() {
+        check(&[], &[], HealthLevel::Stopped, &["waits for a majority"]);
+    }
+}
