@@ -9,6 +9,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
@@ -90,14 +92,26 @@ pub fn server_config(pki: &Pki) -> anyhow::Result<Arc<ServerConfig>> {
     let key =
         PrivateKeyDer::from_pem_slice(pki.leaf_key_pem.expose().as_bytes()).context("the cluster's key is damaged")?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certified = CertifiedKey::from_der(chain, key, &provider)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(OnlyIris(Arc::new(certified))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // Sessions resume by cursor, not by ticket: a ticket would only cost memory here.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// Shows the certificate only to clients that ask for our protocol: rustls by itself lets a client without ALPN through.
+#[derive(Debug)]
+struct OnlyIris(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for OnlyIris {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut offered = hello.alpn()?;
+        offered.any(|protocol| protocol == ALPN).then(|| self.0.clone())
+    }
 }
 
 #[cfg(test)]

@@ -75,7 +75,20 @@ struct Node {
     member: Member,
     router: Router,
     supervisor: Supervisor,
+    log: RaftLog,
     net: Net,
+}
+
+/// The last tasks of a node that just died may hold its log a moment longer.
+async fn open_log(folder: &Path) -> RaftLog {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match RaftLog::open(LogOptions::new(folder.join("log"))) {
+            Ok(log) => return log,
+            Err(error) => assert!(tokio::time::Instant::now() < give_up, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
@@ -85,12 +98,13 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
     let supervisor = Supervisor::new();
     let folder = dir.join(format!("n{id}"));
     std::fs::create_dir_all(&folder).unwrap();
+    let log = open_log(&folder).await;
     let options = MemberOptions {
         node: me,
         record: founding.nodes[&me].clone(),
         members: founding.nodes.keys().copied().collect(),
         meta_path: folder.join("meta"),
-        log: RaftLog::open(LogOptions::new(folder.join("log"))).unwrap(),
+        log: log.clone(),
         warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
         store: StoreOptions::default(),
         checkpoint_every: Duration::from_millis(200),
@@ -114,7 +128,7 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
         let stop = supervisor.stopping();
         tokio::spawn(async move { uplink.run(&stop).await });
     }
-    Node { member, router, supervisor, net: net.clone() }
+    Node { member, router, supervisor, log, net: net.clone() }
 }
 
 impl Node {
@@ -126,6 +140,8 @@ impl Node {
         }
         self.member.meta.shutdown().await.unwrap();
         assert!(self.supervisor.shut_down(Duration::from_secs(5)).await);
+        self.log.shutdown();
+        assert!(self.log.closed().await.is_none());
     }
 
     async fn send(&self, to: &str, key: u8) -> SubmitOutcome {
@@ -138,7 +154,7 @@ impl Node {
             body: Bytes::from(vec![key]),
         };
         let session = self.router.new_session();
-        self.router.submit(Submission { session, ticket: 1, work, replies }).unwrap();
+        self.router.submit(Submission { session, ticket: 1, epoch: 0, work, replies }).unwrap();
         tokio::time::timeout(Duration::from_secs(20), answered.recv()).await.unwrap().unwrap().outcome
     }
 

@@ -19,6 +19,10 @@ pub struct Submission {
     pub session: SessionId,
     /// The session's own number for it, given back with the outcome.
     pub ticket: u64,
+    /// How many times this session has begun anew after an outcome that was not final: 0 at first, and at least one more than the
+    /// epoch of any submission whose `Unavailable`, `Overloaded` or `Behind` the session has seen. What the session
+    /// submitted before it saw one is recognised by its lower epoch, and ends as `Behind` instead of overtaking (A6).
+    pub epoch: u64,
     /// What.
     pub work: Work,
     /// Where the outcome goes. Its capacity covers all the session may have on its way, so that a send never waits.

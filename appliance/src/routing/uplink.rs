@@ -52,7 +52,11 @@ impl UplinkTask {
                 }
             }
             let now = Instant::now();
-            taken.drain(..).for_each(|submission| self.queue.push(submission, now));
+            let refused: usize = taken.drain(..).map(|submission| self.queue.push(submission, now)).sum();
+            self.route.waiting_bytes.fetch_sub(refused, Ordering::Relaxed);
+            if self.queue.is_empty() {
+                continue;
+            }
             let result = tokio::select! {
                 () = stop.cancelled() => return,
                 result = self.router.append_once(&self.route, self.queue.front()) => result,

@@ -2,13 +2,15 @@
 //!
 //! The rule that keeps A6: the front of the queue is sent, and sent again after every failure, until it is answered; nothing
 //! overtakes it. If an item waits too long it is given up together with everything behind it of the same session to the same
-//! recipient, so that the session can have them sent again in order.
+//! recipient (a lane), so that the session can have them sent again in order; and the lane stays closed for what the session
+//! submitted before it learned of that, which its epoch tells.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use iris_protocol::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use iris_protocol::{EntryId, UserId};
 use iris_store::{Item, NewMessage, Outcome};
+use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
 use super::{Reply, SessionId, Submission, SubmitOutcome, Work};
@@ -22,16 +24,41 @@ struct Queued {
     since: Instant,
 }
 
+/// What must stay in order: one session's submissions to one recipient. Cursors have a lane of their own.
+type Lane = (SessionId, Option<UserId>);
+
+/// A lane of which something was given up.
+struct Closed {
+    /// Submissions of earlier epochs were made before the session knew.
+    until_epoch: u64,
+    /// Tells when the session has ended.
+    replies: mpsc::Sender<Reply>,
+}
+
 /// The queue.
 #[derive(Default)]
 pub struct UplinkQueue {
     items: VecDeque<Queued>,
+    closed: HashMap<Lane, Closed>,
 }
 
 impl UplinkQueue {
-    /// Puts a submission at the end.
-    pub fn push(&mut self, submission: Submission, now: Instant) {
-        self.items.push_back(Queued { submission, since: now });
+    /// Puts a submission at the end, or answers it at once if its lane is closed to it. Returns the bytes that left the queue.
+    pub fn push(&mut self, submission: Submission, now: Instant) -> usize {
+        let queued = Queued { submission, since: now };
+        if !self.closed.is_empty() {
+            let lane = lane(&queued.submission);
+            match self.closed.get(&lane) {
+                Some(closed) if queued.submission.epoch < closed.until_epoch => {
+                    return answer(queued, SubmitOutcome::Behind);
+                }
+                // The session knows, and submissions come in its order: nothing older can follow.
+                Some(_) => drop(self.closed.remove(&lane)),
+                None => {}
+            }
+        }
+        self.items.push_back(queued);
+        0
     }
 
     /// Whether nothing waits.
@@ -69,15 +96,16 @@ impl UplinkQueue {
             // Ages fall from front to back, so nothing else is too old either.
             return 0;
         }
-        let mut given_up: Vec<(SessionId, Option<UserId>)> = Vec::new();
+        self.closed.retain(|_, closed| !closed.replies.is_closed());
         let mut bytes = 0;
         let mut kept = VecDeque::with_capacity(self.items.len());
         for queued in self.items.drain(..) {
-            let lane = (queued.submission.session, recipient(&queued.submission.work).cloned());
-            if given_up.contains(&lane) {
+            let (lane, until_epoch) = (lane(&queued.submission), queued.submission.epoch + 1);
+            if let Some(closed) = self.closed.get_mut(&lane) {
+                closed.until_epoch = closed.until_epoch.max(until_epoch);
                 bytes += answer(queued, SubmitOutcome::Behind);
             } else if too_old(&queued) {
-                given_up.push(lane);
+                self.closed.insert(lane, Closed { until_epoch, replies: queued.submission.replies.clone() });
                 bytes += answer(queued, SubmitOutcome::Unavailable);
             } else {
                 kept.push_back(queued);
@@ -105,11 +133,12 @@ fn answer(queued: Queued, outcome: SubmitOutcome) -> usize {
     work_len(&work)
 }
 
-fn recipient(work: &Work) -> Option<&UserId> {
-    match work {
-        Work::Message { recipient, .. } => Some(recipient),
+fn lane(submission: &Submission) -> Lane {
+    let recipient = match &submission.work {
+        Work::Message { recipient, .. } => Some(recipient.clone()),
         Work::Cursor { .. } => None,
-    }
+    };
+    (submission.session, recipient)
 }
 
 fn to_item(work: &Work) -> Item {
@@ -135,12 +164,12 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use iris_protocol::MessageKey;
-    use tokio::sync::mpsc;
 
     fn message(session: u64, ticket: u64, to: &str, replies: &mpsc::Sender<Reply>) -> Submission {
         Submission {
             session: SessionId(session),
             ticket,
+            epoch: 0,
             work: Work::Message {
                 sender: UserId::new("bob").unwrap(),
                 key: MessageKey([ticket as u8; 16]),
@@ -189,6 +218,41 @@ mod tests {
         queue.expire(later);
         assert_eq!(drain(&mut replies), [(0, SubmitOutcome::Unavailable), (1, SubmitOutcome::Behind)]);
         assert_eq!(queue.front().len(), 2);
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_one_was_given_up_does_not_overtake_it() {
+        let (sender, mut replies) = mpsc::channel(10);
+        let mut queue = UplinkQueue::default();
+        let start = Instant::now();
+        queue.push(message(1, 0, "alice", &sender), start);
+        queue.expire(start + ITEM_AGE_MAX);
+        assert_eq!(drain(&mut replies), [(0, SubmitOutcome::Unavailable)]);
+        // Submitted before the session saw that; other lanes are free.
+        queue.push(message(1, 1, "alice", &sender), start);
+        queue.push(message(1, 2, "carol", &sender), start);
+        assert_eq!(drain(&mut replies), [(1, SubmitOutcome::Behind)]);
+        // Sent again once it knew.
+        for ticket in 3..5 {
+            queue.push(Submission { epoch: 1, ..message(1, ticket, "alice", &sender) }, start);
+        }
+        assert!(drain(&mut replies).is_empty());
+        assert_eq!(queue.front().len(), 3);
+    }
+
+    #[test]
+    fn closed_lanes_are_forgotten_with_their_session() {
+        let (sender, replies) = mpsc::channel(10);
+        let mut queue = UplinkQueue::default();
+        let start = Instant::now();
+        queue.push(message(1, 0, "alice", &sender), start);
+        queue.expire(start + ITEM_AGE_MAX);
+        assert_eq!(queue.closed.len(), 1);
+        drop((sender, replies));
+        let (other, _other_replies) = mpsc::channel(10);
+        queue.push(message(2, 0, "alice", &other), start);
+        queue.expire(start + ITEM_AGE_MAX);
+        assert_eq!(queue.closed.keys().map(|lane| lane.0).collect::<Vec<_>>(), [SessionId(2)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::meta::DedupSettings;
 
 const NOW_MS: u64 = 1_795_000_000_000;
 const NOW_S: u64 = NOW_MS / 1000;
@@ -19,6 +20,7 @@ fn state() -> MetaState {
         nodes: BTreeMap::new(),
         shards: Vec::new(),
         vnodes: Vec::new(),
+        dedup: DedupSettings { window_ms: 1, keys_max: 1 },
     }
 }
 
@@ -90,6 +92,16 @@ fn other_keys_and_other_algorithms_are_refused() {
     let secret = EncodingKey::from_secret(ours.token_keys[0].public_pem.as_bytes());
     let confused = jsonwebtoken::encode(&header, &good(), &secret).unwrap();
     assert_eq!(verify(&ours, &confused, NOW_MS), Err(TokenRefused::Algorithm(Algorithm::HS256)));
+
+    let key = &ours.token_keys[0];
+    let header = Header {
+        kid: Some(key.kid.clone()),
+        crit: Some(vec!["exp".to_owned()]),
+        ..Header::new(Algorithm::EdDSA)
+    };
+    let signer = EncodingKey::from_ed_pem(key.private_pem.expose().as_bytes()).unwrap();
+    let critical = jsonwebtoken::encode(&header, &good(), &signer).unwrap();
+    assert!(matches!(verify(&ours, &critical, NOW_MS), Err(TokenRefused::Invalid(_))));
 
     let none = format!(
         "{}.{}.",
