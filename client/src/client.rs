@@ -50,7 +50,8 @@ impl Client {
         let tls = tls::client_config(&config.trust)?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ClientError::NoRuntime)?;
         let shared = Arc::new(Shared::new(&config));
-        let task = runtime.spawn(supervisor::run(Arc::clone(&shared), config, tls)).abort_handle();
+        let guard = supervisor::EndGuard(Arc::clone(&shared));
+        let task = runtime.spawn(supervisor::run(guard, config, tls)).abort_handle();
         Ok(Self { handle: Arc::new(Handle { shared, task }) })
     }
 

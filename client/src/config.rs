@@ -80,7 +80,8 @@ impl ClientConfig {
 
 /// Whether text has the shape `host:port`; whether the host exists is found out by dialling.
 pub(crate) fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// How long to wait for what.

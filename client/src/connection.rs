@@ -27,6 +27,9 @@ const IGNORED_TYPES: std::ops::RangeInclusive<u8> = 0x60..=0x7f;
 /// A node that goes away answers what it owes within this or not at all: docs/protocol.md, "Staying and leaving".
 const LEAVING_MAX: Duration = Duration::from_secs(30);
 
+/// What a node that takes nothing more said before is here already, or does not come.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -101,7 +104,7 @@ impl<'a> Connection<'a> {
                     match written {
                         Ok(Written::Some) => unflushed = true,
                         Ok(Written::Flushed) => unflushed = false,
-                        Err(error) => return self.broke(format!("can't write: {error}")),
+                        Err(error) => return self.last_words(&mut reader, format!("can't write: {error}")).await,
                     }
                 }
                 read = reader.read_buf(&mut self.input) => match read {
@@ -112,6 +115,20 @@ impl<'a> Connection<'a> {
                 () = self.shared.wake.notified() => {}
                 () = &mut timer => {}
             }
+        }
+    }
+
+    /// A node that hung up may have said why, and answered what it could: that is still there to be read.
+    async fn last_words(&mut self, reader: &mut (impl AsyncRead + Unpin), why: String) -> End {
+        let read_rest = async {
+            while matches!(reader.read_buf(&mut self.input).await, Ok(1..)) {
+                self.take_input()?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(LAST_WORDS_MAX, read_rest).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(())) | Err(_) => self.broke(why),
         }
     }
 
@@ -293,5 +310,55 @@ fn encode_waiting(core: &mut Core, output: &mut BytesMut, now: Instant) {
     while output.len() < OUTPUT_LEN_MAX {
         let Some(send) = core.outbox.next(now) else { break };
         ClientFrame::Send(send).encode(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::config::{ClientConfig, Trust};
+    use crate::message::Outgoing;
+    use iris_protocol::{NodeId, UserId};
+    use tokio::sync::oneshot;
+
+    /// The write half of a socket whose other end is gone.
+    struct HungUp;
+
+    impl AsyncWrite for HungUp {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_node_said_before_it_hung_up_is_heard() {
+        let shared = Shared::new(&ClientConfig::new(vec!["a:1".into()], Trust::CaSha256([0; 32]), "t"));
+        let user = UserId::new("bob").unwrap();
+        shared.lock().outbox.push(Outgoing::new(user.clone(), "hi"), oneshot::channel().0, Instant::now());
+        let welcome = Welcome {
+            node: NodeId(1),
+            user,
+            device: "default".parse().unwrap(),
+            sends_in_flight_max: 1,
+            idle_max: Duration::from_secs(300),
+            address: "a:1".into(),
+        };
+        let mut said = BytesMut::new();
+        ServerFrame::Error { code: Code::Internal, retry_after_ms: 7, reason: "disk".into() }.encode(&mut said);
+        let mut connection = Connection::new(&shared, &welcome, BytesMut::new());
+        let end = connection.run(tokio::io::join(&said[..], HungUp)).await;
+        assert!(matches!(end, End::Error { code: Code::Internal, .. }), "{end:?}");
     }
 }

@@ -46,8 +46,9 @@ enum Failure {
     Error { code: Code, retry_after: Duration, reason: String },
 }
 
-/// Ends the client when its task ends, however that comes about: nobody waits for a task that is gone.
-struct EndGuard(Arc<Shared>);
+/// Ends the client when its task ends, however that comes about, even before its first step: nobody waits for a task that is
+/// gone.
+pub(crate) struct EndGuard(pub(crate) Arc<Shared>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
@@ -56,8 +57,7 @@ impl Drop for EndGuard {
 }
 
 /// Runs until the client is closed or has failed for good.
-pub(crate) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: Arc<rustls::ClientConfig>) {
-    let guard = EndGuard(shared);
+pub(crate) async fn run(guard: EndGuard, config: ClientConfig, tls: Arc<rustls::ClientConfig>) {
     let shared = &*guard.0;
     let start_at = config.start_at.unwrap_or_else(|| rand::rng().random_range(0..config.addresses.len()));
     let rotation = Rotation::new(config.addresses.clone(), start_at);
@@ -158,9 +158,8 @@ impl Supervisor<'_> {
             .await
             .map_err(late("getting a token"))?
             .map_err(|error| passing("no token", &error))?;
-        let (welcome, input) = timeout(deadlines.login, self.log_in(&mut stream, token, address))
-            .await
-            .map_err(late("the login"))??;
+        let (welcome, input) =
+            timeout(deadlines.login, self.log_in(&mut stream, token, address)).await.map_err(late("the login"))??;
         Ok((stream, welcome, input))
     }
 
@@ -275,7 +274,8 @@ impl Supervisor<'_> {
                     return Err(why);
                 }
                 // The wish is this node's; with others to go to there is no need to wait for it.
-                let wish = if self.rotation.known_len() == 1 { retry_after.min(RETRY_AFTER_MAX) } else { Duration::ZERO };
+                let wish =
+                    if self.rotation.known_len() == 1 { retry_after.min(RETRY_AFTER_MAX) } else { Duration::ZERO };
                 Ok(pause.max(wish))
             }
         }

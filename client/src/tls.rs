@@ -74,10 +74,8 @@ impl ServerCertVerifier for PinnedCa {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let is_pinned = |certificate: &&CertificateDer<'_>| Sha256::digest(certificate.as_ref())[..] == self.ca_sha256;
-        let ca = intermediates
-            .iter()
-            .find(is_pinned)
-            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let ca =
+            intermediates.iter().find(is_pinned).ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))

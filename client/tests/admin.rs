@@ -31,10 +31,8 @@ async fn questions_are_asked_and_answers_read() {
     assert_eq!(token.unwrap().token, "a.b.c");
     assert!(asked.starts_with("POST /v1/tokens/user HTTP/1.1\r\n"), "{asked}");
     assert!(asked.ends_with(r#"{"user":"alice","ttl_s":60}"#), "{asked}");
-    let (info, asked) = tokio::join!(
-        admin.connect_info(),
-        answer_once(&listener, "200 OK", r#"{"addresses":["a:1"],"ca_pem":"PEM"}"#)
-    );
+    let (info, asked) =
+        tokio::join!(admin.connect_info(), answer_once(&listener, "200 OK", r#"{"addresses":["a:1"],"ca_pem":"PEM"}"#));
     assert_eq!(info.unwrap().addresses, ["a:1"]);
     assert!(asked.starts_with("GET /v1/connect HTTP/1.1\r\n"), "{asked}");
 }

@@ -40,7 +40,8 @@ impl Bench {
 
     /// Everything that may go now, as (seq, message number).
     fn sent(&mut self) -> Vec<(u64, u64)> {
-        std::iter::from_fn(|| self.outbox.next(self.epoch + self.now).map(|send| (send.seq, number(send.key)))).collect()
+        std::iter::from_fn(|| self.outbox.next(self.epoch + self.now).map(|send| (send.seq, number(send.key))))
+            .collect()
     }
 
     fn refuse(&mut self, seq: u64, code: Code, retry_ms: u64) -> Refusal<u64> {

@@ -61,7 +61,12 @@ impl Ca {
     }
 
     /// The same with another version, or with `shown` in the chain instead of the CA that signed the leaf.
-    pub fn tls_with(&self, name: &str, version: &'static SupportedProtocolVersion, shown: &Self) -> rustls::ServerConfig {
+    pub fn tls_with(
+        &self,
+        name: &str,
+        version: &'static SupportedProtocolVersion,
+        shown: &Self,
+    ) -> rustls::ServerConfig {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let chain = vec![leaf.der().clone(), shown.certificate.der().clone()];
