@@ -1,0 +1,145 @@
+//! Accepting connections on the client port: the TLS handshake with its deadline, the number of connections, and one task for
+//! each. What is said on them is the session's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iris_protocol::NodeId;
+use iris_protocol::frame::ALPN;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::login::ClusterGate;
+use super::{EdgeCounters, EdgeOptions, Shared, session};
+use crate::cluster::MetaView;
+use crate::routing::Router;
+use crate::surroundings::Surroundings;
+
+/// After the system refused to hand over a connection, most likely for want of file handles: others may close meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Past the drain deadline, a session may still say its last word and wait for the client to notice.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// What an edge is made of.
+pub struct EdgeParts {
+    /// The way to shard leaders.
+    pub router: Router,
+    /// Keys to judge tokens by, and the other nodes' addresses.
+    pub meta: MetaView,
+    /// The cluster's certificate; its only ALPN is `iris/2`.
+    pub tls: Arc<ServerConfig>,
+    /// Limits and deadlines.
+    pub options: EdgeOptions,
+    /// Where to count.
+    pub counters: Arc<EdgeCounters>,
+    /// The time of day, for tokens; jitter.
+    pub surroundings: Surroundings,
+    /// This node.
+    pub node: NodeId,
+}
+
+/// The client port of a node.
+pub struct Edge {
+    shared: Arc<Shared<Router>>,
+    acceptor: TlsAcceptor,
+    room: Arc<Semaphore>,
+    sessions: TaskTracker,
+    /// Ends sessions that did not end by themselves.
+    kill: CancellationToken,
+}
+
+impl Edge {
+    /// An edge without sessions.
+    #[must_use]
+    pub fn new(parts: EdgeParts) -> Arc<Self> {
+        let EdgeParts { router, meta, tls, options, counters, surroundings, node } = parts;
+        let gate = ClusterGate { node, meta, surroundings: surroundings.clone() };
+        Arc::new(Self {
+            shared: Arc::new(Shared::new(node, Box::new(gate), router, options, surroundings, counters)),
+            acceptor: TlsAcceptor::from(tls),
+            room: Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS))),
+            sessions: TaskTracker::new(),
+            kill: CancellationToken::new(),
+        })
+    }
+
+    /// Accepts connections until `stop_accepting`; sessions go on by themselves, see [`Self::drained`]. May be run again after
+    /// it failed.
+    ///
+    /// # Errors
+    /// None so far: what the system says about single connections is waited out.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: &TcpListener,
+        stop_accepting: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let accepted = tokio::select! {
+                () = stop_accepting.cancelled() => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the system hands over no connection; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Unanswered: to say why would take the handshake there is no room for.
+            let Ok(permit) = self.room.clone().try_acquire_owned() else {
+                tracing::debug!(%peer, "no room for another connection; closed it");
+                continue;
+            };
+            let edge = self.clone();
+            // A task of its own: a panic in it ends this connection and no other.
+            self.sessions.spawn(async move {
+                let _permit = permit;
+                tokio::select! {
+                    () = edge.kill.cancelled() => {}
+                    () = edge.connection(socket, peer) => {}
+                }
+            });
+        }
+    }
+
+    /// Tells every session to go elsewhere (B7) and waits until all have ended. Those that have not a moment after `deadline`
+    /// are cut off. Call it once connections are not accepted any more.
+    pub async fn drained(&self, deadline: Duration) {
+        self.shared.draining.cancel();
+        self.sessions.close();
+        if tokio::time::timeout(deadline + LAST_WORD, self.sessions.wait()).await.is_err() {
+            tracing::warn!(sessions = self.sessions.len(), "cut off client sessions that did not end in time");
+            self.kill.cancel();
+            self.sessions.wait().await;
+        }
+    }
+
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr) {
+        // Small frames must not wait for one another's acknowledgements.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "a connection was gone at once");
+            return;
+        }
+        let handshake = tokio::select! {
+            handshake = tokio::time::timeout(self.shared.options.handshake, self.acceptor.accept(socket)) => handshake,
+            () = self.shared.draining.cancelled() => return,
+        };
+        match handshake {
+            // rustls lets a client pass that offers no ALPN at all.
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() != Some(ALPN) => {
+                tracing::debug!(%peer, "a client does not ask for iris/2");
+            }
+            // Boxed: the handshake's state is not carried along by the session's.
+            Ok(Ok(stream)) => Box::pin(session::serve(&self.shared, stream, peer)).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+}
