@@ -21,8 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Longer than anything here takes on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Longer than anything here takes on a busy machine, and shorter than the pause between PINGs, which would wake a client that
+/// forgot to wake itself.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Waits, but not for ever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
