@@ -1,7 +1,14 @@
 //! The Iris node: everything that runs in the `iris` process. docs/ARCHITECTURE.md is the map.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod admin;
+pub mod auth;
 pub mod cluster;
+pub mod config;
+pub mod edge;
+pub mod node;
 pub mod routing;
 pub mod supervise;
 pub mod surroundings;
+pub mod system;
+pub mod welcome;

@@ -22,7 +22,7 @@ use crate::auth::pki;
 use crate::cluster::transport::over_links;
 use crate::cluster::{Leaderships, Member, MemberOptions, RaftTiming};
 use crate::config::Config;
-use crate::edge::{Edge, EdgeCounters, EdgeOptions};
+use crate::edge::{Edge, EdgeCounters, EdgeOptions, EdgeParts};
 use crate::routing::{Router, RouterParts};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
@@ -34,6 +34,12 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest the log may take to write what it has.
 const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Longest a node waits for its shards to have leaders before it says that it is ready.
+const LEADERS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A signal this soon after the first is the same one.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
+
 /// Runs a node until SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -44,15 +50,19 @@ pub async fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<(
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut signal = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        signal().await;
         tracing::info!("stopping: handing over, finishing what is under way (a second signal ends at once)");
         signals.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        // One keypress may reach a process twice: from the terminal and from what started it.
+        let first = tokio::time::Instant::now();
+        while first.elapsed() < SECOND_SIGNAL_AFTER {
+            signal().await;
         }
         tracing::warn!("ended at once; what was acked is safe");
         std::process::exit(1);
@@ -161,8 +171,13 @@ impl Node {
         .await?;
         let p2p = links.listen_addrs().iter().map(ToString::to_string).collect();
         supervisor.keep(links);
-        Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, client_address, p2p })
-            .await
+        Self::open_doors(
+            config,
+            surroundings,
+            supervisor,
+            Parts { member, log, listener, admin_socket, client_address, p2p },
+        )
+        .await
     }
 
     async fn open_doors(
@@ -208,7 +223,7 @@ impl Node {
         }
 
         let counters = Arc::new(EdgeCounters::default());
-        let edge = Arc::new(Edge {
+        let edge = Edge::new(EdgeParts {
             router,
             meta: member.meta_view.clone(),
             tls: pki::server_config(&state.pki)?,
@@ -233,6 +248,8 @@ impl Node {
             listen: parts.client_address,
             p2p: parts.p2p,
         });
+        // "Ready" is said when it is so, or when waiting longer would not change it: the health sentence says the rest.
+        member.shards.wait_for_leaders(LEADERS_DEADLINE).await;
         let report = crate::admin::AdminSource::status(&*source).await;
         let socket = Arc::new(Mutex::new(Some(parts.admin_socket)));
         supervisor.spawn("admin socket", move |stop| {

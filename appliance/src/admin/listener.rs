@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -65,7 +66,7 @@ pub fn bind(data: &Path) -> anyhow::Result<AdminListener> {
 
 fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join(LOCK_NAME);
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("can't open {}; is the data folder there, and yours?", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -63,6 +63,18 @@ impl Shards {
         self.in_order().into_iter().map(|group| group.store).collect()
     }
 
+    /// Waits until every shard has a leader that serves it, here or elsewhere, or until time is up.
+    pub async fn wait_for_leaders(&self, time: Duration) {
+        let led = self.by_id.values().map(|group| {
+            let (mut leadership, me) = (group.leadership.clone(), *group.raft.node_id());
+            async move {
+                let served = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != me || now.ready));
+                served.await.is_ok()
+            }
+        });
+        let _ = tokio::time::timeout(time, futures::future::join_all(led)).await;
+    }
+
     pub(super) async fn start(
         options: ShardsOptions,
         state: &MetaState,
