@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::login::ClusterGate;
-use super::{EdgeCounters, EdgeOptions, Shared, session};
+use super::{EdgeCounters, EdgeOptions, EdgeRouter, Shared, session};
 use crate::cluster::MetaView;
 use crate::routing::Router;
 use crate::surroundings::Surroundings;
@@ -27,9 +27,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// What an edge is made of.
-pub struct EdgeParts {
+pub struct EdgeParts<R = Router> {
     /// The way to shard leaders.
-    pub router: Router,
+    pub router: R,
     /// Keys to judge tokens by, and the other nodes' addresses.
     pub meta: MetaView,
     /// The cluster's certificate; its only ALPN is `iris/2`.
@@ -45,8 +45,8 @@ pub struct EdgeParts {
 }
 
 /// The client port of a node.
-pub struct Edge {
-    shared: Arc<Shared<Router>>,
+pub struct Edge<R = Router> {
+    shared: Arc<Shared<R>>,
     acceptor: TlsAcceptor,
     room: Arc<Semaphore>,
     sessions: TaskTracker,
@@ -54,10 +54,10 @@ pub struct Edge {
     kill: CancellationToken,
 }
 
-impl Edge {
+impl<R: EdgeRouter> Edge<R> {
     /// An edge without sessions.
     #[must_use]
-    pub fn new(parts: EdgeParts) -> Arc<Self> {
+    pub fn new(parts: EdgeParts<R>) -> Arc<Self> {
         let EdgeParts { router, meta, tls, options, counters, surroundings, node } = parts;
         let gate = ClusterGate { node, meta, surroundings: surroundings.clone() };
         Arc::new(Self {
@@ -119,6 +119,11 @@ impl Edge {
             self.kill.cancel();
             self.sessions.wait().await;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     async fn connection(&self, socket: TcpStream, peer: SocketAddr) {

@@ -31,7 +31,7 @@ use login::Gate;
 use rate::RateLimits;
 
 /// What sessions need of the way to shard leaders. [`Router`] is the real one.
-pub(crate) trait EdgeRouter: Clone + Send + Sync + 'static {
+pub trait EdgeRouter: Clone + Send + Sync + 'static {
     /// A new session's id.
     fn new_session(&self) -> SessionId;
 

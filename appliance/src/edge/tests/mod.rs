@@ -1,6 +1,7 @@
 //! Whole sessions over a pipe, against a scripted router. Time is paused: a deadline that nothing can meet passes at once.
 
 mod leaving;
+mod listener;
 mod login;
 mod receiving;
 mod sending;
@@ -134,6 +135,19 @@ impl Gate for FakeGate {
     }
 }
 
+fn options() -> EdgeOptions {
+    EdgeOptions {
+        messages_per_s: 0,
+        messages_burst: 0,
+        connections_max: 10,
+        handshake: Duration::from_secs(10),
+        login: Duration::from_secs(10),
+        idle: Duration::from_secs(300),
+        write: Duration::from_secs(30),
+        drain: DRAIN,
+    }
+}
+
 /// A node with one client connected to it.
 struct Node {
     router: FakeRouter,
@@ -145,16 +159,7 @@ struct Node {
 impl Node {
     /// A connection without login, over a pipe that holds `pipe` bytes.
     fn connected(pipe: usize, change: impl FnOnce(&mut EdgeOptions)) -> Self {
-        let mut options = EdgeOptions {
-            messages_per_s: 0,
-            messages_burst: 0,
-            connections_max: 10,
-            handshake: Duration::from_secs(10),
-            login: Duration::from_secs(10),
-            idle: Duration::from_secs(300),
-            write: Duration::from_secs(30),
-            drain: DRAIN,
-        };
+        let mut options = options();
         change(&mut options);
         let router = FakeRouter::default();
         let counters = Arc::new(EdgeCounters::default());

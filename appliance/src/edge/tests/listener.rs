@@ -1,0 +1,130 @@
+//! The listener over real sockets and TLS; time is the system's here.
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Edge, EdgeParts};
+use super::*;
+use crate::auth::pki;
+
+/// A listening edge of a node that is not founded yet: nobody can log in.
+struct Listening {
+    edge: Arc<Edge<FakeRouter>>,
+    address: SocketAddr,
+    roots: RootCertStore,
+    stop: CancellationToken,
+    accepting: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Listening {
+    async fn new(change: impl FnOnce(&mut EdgeOptions)) -> Self {
+        let mut options = options();
+        change(&mut options);
+        let made = pki::found("test", &[], 2026).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(made.ca_cert_pem.as_bytes()).unwrap()).unwrap();
+        let (_, meta) = watch::channel(None);
+        let edge = Edge::new(EdgeParts {
+            router: FakeRouter::default(),
+            meta,
+            tls: pki::server_config(&made).unwrap(),
+            options,
+            counters: Arc::default(),
+            surroundings: Surroundings::system(),
+            node: NodeId(1),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let (serving, stopped) = (edge.clone(), stop.clone());
+        let accepting = tokio::spawn(async move { serving.run(&listener, &stopped).await });
+        Self { edge, address, roots, stop, accepting }
+    }
+
+    async fn dial(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let socket = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from(pki::SERVER_NAME).unwrap();
+        timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.expect("a handshake")
+    }
+}
+
+async fn ends(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let read = timeout(PATIENCE, stream.read(&mut [0; 64])).await.expect("the server closes");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_client_speaks_with_a_session_over_tls() {
+    let listening = Listening::new(|_| {}).await;
+    let mut stream = listening.dial(&[b"iris/2"]).await.unwrap();
+    let mut out = BytesMut::new();
+    hello("anything").encode(&mut out);
+    stream.write_all(&out).await.unwrap();
+    let mut input = BytesMut::new();
+    let frame = loop {
+        if let Some(frame) = ServerFrame::decode(&mut input).unwrap() {
+            break frame;
+        }
+        assert_ne!(timeout(PATIENCE, stream.read_buf(&mut input)).await.expect("an answer").unwrap(), 0);
+    };
+    assert!(matches!(frame, ServerFrame::Error { code: Code::ShuttingDown, .. }), "not founded yet: {frame:?}");
+    ends(&mut stream).await;
+}
+
+#[tokio::test]
+async fn another_alpn_or_none_gets_no_session() {
+    let listening = Listening::new(|_| {}).await;
+    for alpn in [&[b"http/1.1" as &[u8]][..], &[]] {
+        if let Ok(mut stream) = listening.dial(alpn).await {
+            ends(&mut stream).await;
+        }
+        wait_for("the connection's task to end", || listening.edge.is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_comes_is_cut_off() {
+    let listening = Listening::new(|options| options.handshake = Duration::from_millis(50)).await;
+    ends(&mut TcpStream::connect(listening.address).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_and_room_comes_back() {
+    let listening = Listening::new(|options| options.connections_max = 1).await;
+    let first = listening.dial(&[b"iris/2"]).await.unwrap();
+    ends(&mut TcpStream::connect(listening.address).await.unwrap()).await;
+    drop(first);
+    wait_for("the first to end", || listening.edge.is_empty().then_some(())).await;
+    listening.dial(&[b"iris/2"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_and_draining_end_everything() {
+    let listening = Listening::new(|_| {}).await;
+    let mut waiting = listening.dial(&[b"iris/2"]).await.unwrap();
+    listening.stop.cancel();
+    timeout(PATIENCE, listening.accepting).await.expect("accepting stops").unwrap().unwrap();
+    let client = tokio::spawn(async move { while waiting.read(&mut [0; 64]).await.is_ok_and(|len| len > 0) {} });
+    timeout(PATIENCE, listening.edge.drained(DRAIN)).await.expect("sessions end");
+    client.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_close_holds_nothing_up() {
+    let listening = Listening::new(|_| {}).await;
+    // Its goodbye waits for a client that neither reads nor closes.
+    let _waiting = listening.dial(&[b"iris/2"]).await.unwrap();
+    timeout(PATIENCE, listening.edge.drained(Duration::ZERO)).await.expect("sessions end");
+}
