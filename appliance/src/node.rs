@@ -222,6 +222,10 @@ impl Node {
             });
         }
 
+        // For clients that verify the server by a file (docs/protocol.md, Connection). Public.
+        let ca_path = config.node.data.join("ca.pem");
+        std::fs::write(&ca_path, &state.pki.ca_cert_pem)
+            .with_context(|| format!("can't write {}", ca_path.display()))?;
         let counters = Arc::new(EdgeCounters::default());
         let edge = Edge::new(EdgeParts {
             router,

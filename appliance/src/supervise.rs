@@ -172,7 +172,7 @@ mod tests {
         supervisor.spawn("worker", move |_| {
             let start = counted.fetch_add(1, Ordering::Relaxed);
             async move {
-                assert!(start % 2 == 0, "odd starts panic");
+                assert!(start.is_multiple_of(2), "odd starts panic");
                 anyhow::bail!("even starts fail")
             }
         });

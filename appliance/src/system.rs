@@ -4,7 +4,8 @@
 #[must_use]
 pub fn process_usage() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let rss_kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.split_whitespace().next());
+    let rss_kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.split_whitespace().next());
     let rss_bytes = rss_kib.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) * 1024;
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields after the command's name, which may hold spaces: utime and stime are the 12th and 13th of them (proc(5)).

@@ -132,6 +132,10 @@ pub fn verify(state: &MetaState, token: &str, now_unix_ms: u64) -> Result<Login,
     if header.alg != Algorithm::EdDSA {
         return Err(TokenRefused::Algorithm(header.alg));
     }
+    // RFC 7515, 4.1.11: extensions that must be understood, of which we know none.
+    if let Some(extensions) = header.crit {
+        return Err(TokenRefused::Invalid(format!("it demands extensions this server does not know: {extensions:?}")));
+    }
     let key =
         state.token_keys.iter().find(|key| Some(&key.kid) == header.kid.as_ref()).ok_or(TokenRefused::UnknownKey)?;
     let verifier = DecodingKey::from_ed_pem(key.public_pem.as_bytes()).map_err(|_| TokenRefused::UnknownKey)?;

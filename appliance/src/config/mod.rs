@@ -146,7 +146,7 @@ section! {
     /// What the node says about itself.
     LogConfig {
         /// Which events go to stderr: error, warn, info, debug, trace, or target=level,...
-        filter: String = "info,openraft=warn,raft_engine=warn,libp2p_swarm=warn".to_owned();
+        filter: String = "info,openraft=error,raft_engine=warn,libp2p_swarm=warn".to_owned();
         /// One JSON object per line instead of text.
         json: bool = false;
     }

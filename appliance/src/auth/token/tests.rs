@@ -94,11 +94,8 @@ fn other_keys_and_other_algorithms_are_refused() {
     assert_eq!(verify(&ours, &confused, NOW_MS), Err(TokenRefused::Algorithm(Algorithm::HS256)));
 
     let key = &ours.token_keys[0];
-    let header = Header {
-        kid: Some(key.kid.clone()),
-        crit: Some(vec!["exp".to_owned()]),
-        ..Header::new(Algorithm::EdDSA)
-    };
+    let header =
+        Header { kid: Some(key.kid.clone()), crit: Some(vec!["exp".to_owned()]), ..Header::new(Algorithm::EdDSA) };
     let signer = EncodingKey::from_ed_pem(key.private_pem.expose().as_bytes()).unwrap();
     let critical = jsonwebtoken::encode(&header, &good(), &signer).unwrap();
     assert!(matches!(verify(&ours, &critical, NOW_MS), Err(TokenRefused::Invalid(_))));
