@@ -18,7 +18,8 @@ async fn bye_is_followed_by_what_is_owed_and_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_departing_node_answers_what_it_owes_and_takes_nothing_new() {
     let mut node = Node::logged_in(|_| {}).await;
-    node.client.say(&message(1, 1, "alice")).await;
+    node.client.say_all(&[subscribe(0, 100), message(1, 1, "alice")]).await;
+    assert!(matches!(node.client.hears().await, ServerFrame::Live { .. }));
     let owed = node.router.taken().await;
     node.shared.draining.cancel();
     let frame = node.client.hears().await;
@@ -26,6 +27,8 @@ async fn a_departing_node_answers_what_it_owes_and_takes_nothing_new() {
     node.client.say_all(&[message(2, 2, "carol"), ClientFrame::Ping { nonce: 1 }]).await;
     node.client.hears_refusal(2, Code::Unavailable).await;
     assert_eq!(node.client.hears().await, ServerFrame::Pong { nonce: 1 });
+    node.router.append(1, b"x");
+    node.client.hears_nothing().await;
     owed.replies.try_send(Reply { ticket: owed.ticket, outcome: committed(1) }).unwrap();
     node.client.hears_accepted(1).await;
     node.ends().await;
