@@ -1,1 +1,23 @@
-//! placeholder
+//! What the integration tests, the demo and the benchmarks share: a harness of real node processes, an oracle outside the
+//! cluster that remembers every ack, seeded workloads, and one way to wait. Owns no product code and nothing of the product
+//! depends on it.
+//!
+//! The rule of faults.md that everything here serves: a `committed` key is readable with its hash, in order, once; a write
+//! without an answer is "unknown", never "absent".
+
+pub mod bench;
+pub mod binaries;
+pub mod cluster;
+pub mod config_file;
+pub mod corpus;
+pub mod node_process;
+pub mod oracle;
+pub mod ports;
+pub mod raw;
+pub mod replicas;
+pub mod scenario;
+pub mod seed;
+pub mod traffic;
+pub mod verify;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,190 @@
+//! One node as a process of this machine: start, kill -9, SIGTERM, what the kernel says of it. Owns the child; it dies with
+//! its owner, by its own id.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use iris_client::NodeId;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::ports::Port;
+use crate::wait::wait_for;
+
+/// Lines of a node's log shown when a test fails.
+const TAIL_LINES: usize = 40;
+
+/// What the kernel says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident bytes now.
+    pub rss_bytes: u64,
+    /// Most resident bytes since the start.
+    pub rss_peak_bytes: u64,
+}
+
+/// A node: its folder, its ports, and its process when it runs.
+#[derive(Debug)]
+pub struct NodeProcess {
+    /// Its number in the cluster.
+    pub id: NodeId,
+    /// Its data folder.
+    pub data: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Where its output goes, all runs one after the other.
+    pub log: PathBuf,
+    /// For clients.
+    pub client_port: Port,
+    /// For peers.
+    pub p2p_port: Port,
+    child: Option<Child>,
+}
+
+impl NodeProcess {
+    /// A node that has not been started, in `dir`.
+    ///
+    /// # Errors
+    /// No ports, or the folder can't be made.
+    pub fn new(id: NodeId, dir: &Path) -> anyhow::Result<Self> {
+        let data = dir.join(format!("node-{id}"));
+        std::fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
+        Ok(Self {
+            id,
+            config: dir.join(format!("node-{id}.toml")),
+            log: dir.join(format!("node-{id}.log")),
+            data,
+            client_port: Port::take()?,
+            p2p_port: Port::take()?,
+            child: None,
+        })
+    }
+
+    /// Starts it; returns at once.
+    ///
+    /// # Errors
+    /// It runs already, or the program can't be run.
+    pub fn start(&mut self, program: &Path, env: &[(String, String)]) -> anyhow::Result<()> {
+        if self.child.is_some() {
+            bail!("node {} runs already", self.id);
+        }
+        let output = self.open_log()?;
+        self.client_port.release();
+        self.p2p_port.release();
+        let mut command = Command::new(program);
+        command.arg("up").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
+        command.envs(env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        self.child = Some(command.spawn().with_context(|| format!("running {}", program.display()))?);
+        Ok(())
+    }
+
+    fn open_log(&self) -> anyhow::Result<File> {
+        let opened = OpenOptions::new().create(true).append(true).open(&self.log);
+        opened.with_context(|| format!("opening {}", self.log.display()))
+    }
+
+    /// Whether it was started and not ended by the harness.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// How it ended, if it ended by itself.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn ended_by_itself(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait()?),
+            None => Ok(None),
+        }
+    }
+
+    fn child(&self) -> anyhow::Result<&Child> {
+        self.child.as_ref().with_context(|| format!("node {} does not run", self.id))
+    }
+
+    /// Sends SIGKILL and returns at once; [`Self::reap`] must follow.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn send_kill9(&mut self) -> anyhow::Result<()> {
+        let id = self.id;
+        self.child.as_mut().with_context(|| format!("node {id} does not run"))?.kill()?;
+        Ok(())
+    }
+
+    /// Waits for the end of a process that was killed, and holds its ports.
+    ///
+    /// # Errors
+    /// It had ended before it was killed: then the test killed a corpse.
+    pub fn reap(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child.take() else { bail!("node {} does not run", self.id) };
+        let status = child.wait()?;
+        self.client_port.hold();
+        self.p2p_port.hold();
+        if status.signal() != Some(Signal::KILL.as_raw()) {
+            bail!("node {} was not running any more when it was killed: {status}\n{}", self.id, self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Errors
+    /// It does not run, or the deadline passed.
+    pub async fn terminate(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        kill_process(Pid::from_child(self.child()?), Signal::TERM)?;
+        let what = format!("node {} to end after SIGTERM", self.id);
+        let ended = wait_for(&what, deadline, async || {
+            match self.ended_by_itself() {
+                Ok(Some(status)) => Ok(status),
+                Ok(None) => Err("it still runs".into()),
+                Err(error) => Err(format!("{error:#}").into()),
+            }
+        });
+        let status = ended.await.map_err(|error| error.context(self.log_tail()))?;
+        self.child = None;
+        self.client_port.hold();
+        self.p2p_port.hold();
+        Ok(status)
+    }
+
+    /// What the kernel says of its memory.
+    ///
+    /// # Errors
+    /// It does not run, or the kernel does not say.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let path = format!("/proc/{}/status", self.child()?.id());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let bytes = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+            kib.map(|kib| kib * 1024).with_context(|| format!("no {field} in {path}"))
+        };
+        Ok(Usage { rss_bytes: bytes("VmRSS:")?, rss_peak_bytes: bytes("VmHWM:")? })
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        format!("--- node {}, the last lines of {}:\n{tail}", self.id, self.log.display())
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; either way there is nobody left to tell.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
