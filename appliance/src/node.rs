@@ -265,7 +265,8 @@ impl Node {
                 }
             }
         });
-        println!("{}", welcome::welcome(&report, &config.node.data, config.is_default_data()));
+        let program = crate::system::program();
+        println!("{}", welcome::welcome(&report, &program, &config.node.data, config.is_default_data()));
         Ok(Self {
             member,
             leaderships,

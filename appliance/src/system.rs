@@ -15,6 +15,22 @@ pub fn process_usage() -> (u64, u64) {
     (rss_bytes, (ticks(11) + ticks(12)) * us_per_tick)
 }
 
+/// What to type to run this program again from here: its name if the shell would find it, else its path.
+#[must_use]
+pub fn program() -> String {
+    let Ok(exe) = std::env::current_exe() else { return "iris".to_owned() };
+    let Some(name) = exe.file_name() else { return "iris".to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    if found.is_some_and(|found| found.canonicalize().is_ok_and(|found| found == exe)) {
+        return name.to_string_lossy().into_owned();
+    }
+    match std::env::current_dir().ok().and_then(|here| exe.strip_prefix(here).ok().map(std::path::Path::to_owned)) {
+        Some(relative) => format!("./{}", relative.display()),
+        None => exe.display().to_string(),
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #[test]

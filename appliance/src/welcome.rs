@@ -6,10 +6,12 @@ use std::path::Path;
 
 use iris_protocol::admin::StatusReport;
 
-/// The text, without a last line end. `is_default_data`: commands find this node without `--data`.
+/// The text, without a last line end. `program`: what to type for `iris`; `is_default_data`: commands find this node without
+/// `--data`.
 #[must_use]
-pub fn welcome(report: &StatusReport, data: &Path, is_default_data: bool) -> String {
+pub fn welcome(report: &StatusReport, program: &str, data: &Path, is_default_data: bool) -> String {
     let name = report.nodes.iter().find(|node| node.id == report.node).map_or("iris", |node| node.name.as_str());
+    let program = quoted(program);
     let option = if is_default_data { String::new() } else { format!(" --data {}", quoted(&data.to_string_lossy())) };
     let mut text =
         format!("Iris {} is ready: node {} ({name}) of {}.\n\n", report.version, report.node, members(report));
@@ -23,10 +25,10 @@ pub fn welcome(report: &StatusReport, data: &Path, is_default_data: bool) -> Str
     }
     let _ = write!(text, "\n{}\n\nTo try it, in another terminal:\n\n", report.health.sentence);
     for (command, what) in [
-        (format!("iris send{option} --as alice --to bob 'Hello, Bob!'"), "send a first message"),
-        (format!("iris tail{option} --as bob --follow"), "read what bob gets"),
-        (format!("iris token user{option} alice"), "a token for alice's own client, for 24 hours"),
-        (format!("iris status{option}"), "how things stand"),
+        (format!("{program} send{option} --as alice --to bob 'Hello, Bob!'"), "send a first message"),
+        (format!("{program} tail{option} --as bob --follow"), "read what bob gets"),
+        (format!("{program} token user{option} alice"), "a token for alice's own client, for 24 hours"),
+        (format!("{program} status{option}"), "how things stand"),
     ] {
         let _ = writeln!(text, "  {command}\n      {what}");
     }
@@ -84,13 +86,13 @@ mod tests {
              hours\n  iris status\n      how things stand\n\nCtrl-C stops this node cleanly.",
             "ab".repeat(32)
         );
-        assert_eq!(welcome(&report(), "/srv/iris".as_ref(), true), expect);
+        assert_eq!(welcome(&report(), "iris", "/srv/iris".as_ref(), true), expect);
     }
 
     #[test]
     fn commands_name_the_folder_only_when_they_must() {
         let check = |data: &str, expect: &str| {
-            let text = welcome(&report(), data.as_ref(), false);
+            let text = welcome(&report(), "iris", data.as_ref(), false);
             assert_eq!(text.matches(expect).count(), 4, "{text}");
         };
         check("/tmp/n1", " --data /tmp/n1");
