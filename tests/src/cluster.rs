@@ -28,6 +28,12 @@ pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest a node may take to leave after SIGTERM: 30 s for its sessions (B7) and some for its last checkpoint.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(45);
 
+/// What a lossy node logs when its fsyncs begin to do nothing.
+pub const LYING: &str = "from now on fsync says yes and does nothing";
+
+/// Longest a lossy node may take to say so.
+const LYING_DEADLINE: Duration = Duration::from_secs(20);
+
 /// What a cluster under test is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -37,8 +43,6 @@ pub struct Options {
     pub settings: Settings,
     /// Which program runs.
     pub binary: Binary,
-    /// Environment of every node.
-    pub env: Vec<(String, String)>,
     /// Where everything is kept; a temporary folder if none.
     pub dir: Option<PathBuf>,
 }
@@ -47,7 +51,7 @@ impl Options {
     /// So many nodes with raised limits.
     #[must_use]
     pub fn nodes(nodes: usize) -> Self {
-        Self { nodes, settings: Settings::raised(), binary: Binary::Iris, env: Vec::new(), dir: None }
+        Self { nodes, settings: Settings::raised(), binary: Binary::Iris, dir: None }
     }
 
     /// Sets one field of every node's configuration.
@@ -70,7 +74,6 @@ enum Folder {
 pub struct Cluster {
     nodes: Vec<NodeProcess>,
     program: PathBuf,
-    env: Vec<(String, String)>,
     shards: u16,
     access: Access,
     dir: PathBuf,
@@ -128,7 +131,7 @@ impl Cluster {
             let text = render(node.id.0, &node.data, &members, &options.settings);
             std::fs::write(&node.config, text).with_context(|| format!("writing {}", node.config.display()))?;
         }
-        Ok(Self { nodes, program, env: options.env, shards: 0, access: Access::default(), dir, folder })
+        Ok(Self { nodes, program, shards: 0, access: Access::default(), dir, folder })
     }
 
     /// How many nodes it has, running or not.
@@ -172,12 +175,7 @@ impl Cluster {
     /// # Errors
     /// It runs already, or the program can't be run.
     pub fn start_node(&mut self, index: usize) -> anyhow::Result<()> {
-        self.nodes[index].start(&self.program, &self.env)
-    }
-
-    /// Other environment variables for nodes started from now on.
-    pub fn set_env(&mut self, env: Vec<(String, String)>) {
-        self.env = env;
+        self.nodes[index].start(&self.program)
     }
 
     /// kill -9, and waits until the kernel has it.
@@ -199,6 +197,21 @@ impl Cluster {
             self.nodes[*index].send_kill9()?;
         }
         running.iter().try_for_each(|index| self.nodes[*index].reap())
+    }
+
+    /// Makes the fsyncs of every lossy node do nothing from now on.
+    ///
+    /// # Errors
+    /// A node does not say that it does so.
+    pub async fn stop_syncing(&mut self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.send_usr1()?;
+        }
+        wait_for("every lossy node to stop syncing", LYING_DEADLINE, async || {
+            let honest = self.nodes.iter().find(|node| !node.has_logged(LYING));
+            honest.map_or(Ok(()), |node| Err(format!("node {} still syncs", node.id).into()))
+        })
+        .await
     }
 
     /// SIGTERM, and waits for exit code 0 (B7).

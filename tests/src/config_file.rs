@@ -78,7 +78,12 @@ mod tests {
 
     #[test]
     fn a_file_names_the_node_its_members_and_what_differs() {
-        let member = |id| MemberLine { id, key: format!("key{id}"), p2p: format!("127.0.0.1:1{id}"), client: format!("127.0.0.1:2{id}") };
+        let member = |id| MemberLine {
+            id,
+            key: format!("key{id}"),
+            p2p: format!("127.0.0.1:1{id}"),
+            client: format!("127.0.0.1:2{id}"),
+        };
         let settings = Settings::raised().with("raft", "heartbeat_ms", 50);
         let text = render(2, Path::new("/tmp/d"), &[member(1), member(2)], &settings);
         assert!(text.contains("id = 2\nname = \"node-2\"\ndata = \"/tmp/d\"\nlisten = \"127.0.0.1:22\""), "{text}");

@@ -67,7 +67,7 @@ impl NodeProcess {
     ///
     /// # Errors
     /// It runs already, or the program can't be run.
-    pub fn start(&mut self, program: &Path, env: &[(String, String)]) -> anyhow::Result<()> {
+    pub fn start(&mut self, program: &Path) -> anyhow::Result<()> {
         if self.child.is_some() {
             bail!("node {} runs already", self.id);
         }
@@ -76,7 +76,6 @@ impl NodeProcess {
         self.p2p_port.release();
         let mut command = Command::new(program);
         command.arg("up").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
-        command.envs(env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         self.child = Some(command.spawn().with_context(|| format!("running {}", program.display()))?);
         Ok(())
@@ -140,18 +139,30 @@ impl NodeProcess {
     pub async fn terminate(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         kill_process(Pid::from_child(self.child()?), Signal::TERM)?;
         let what = format!("node {} to end after SIGTERM", self.id);
-        let ended = wait_for(&what, deadline, async || {
-            match self.ended_by_itself() {
-                Ok(Some(status)) => Ok(status),
-                Ok(None) => Err("it still runs".into()),
-                Err(error) => Err(format!("{error:#}").into()),
-            }
+        let ended = wait_for(&what, deadline, async || match self.ended_by_itself() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it still runs".into()),
+            Err(error) => Err(format!("{error:#}").into()),
         });
         let status = ended.await.map_err(|error| error.context(self.log_tail()))?;
         self.child = None;
         self.client_port.hold();
         self.p2p_port.hold();
         Ok(status)
+    }
+
+    /// Sends SIGUSR1, which means something to the lossy node only.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn send_usr1(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(self.child()?), Signal::USR1)?)
+    }
+
+    /// Whether its log has this text.
+    #[must_use]
+    pub fn has_logged(&self, text: &str) -> bool {
+        std::fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
     }
 
     /// What the kernel says of its memory.

@@ -163,7 +163,9 @@ impl Oracle {
         let before = std::mem::replace(&mut book.records[at].fate, fate);
         match (before, fate) {
             (Fate::Unknown, _) => book.gap.answered(Instant::now(), outcome.is_ok()),
-            (was, is) if was != is => book.contradictions.push(format!("the key {key} was answered {was:?}, then {is:?}")),
+            (was, is) if was != is => {
+                book.contradictions.push(format!("the key {key} was answered {was:?}, then {is:?}"))
+            }
             _ => {}
         }
         book.duplicates_answered += usize::from(outcome.as_ref().is_ok_and(|receipt| receipt.duplicate));

@@ -68,23 +68,20 @@ impl Sender {
             if *stop.borrow() {
                 break;
             }
-            if let Some(pace) = &self.style.pace {
-                pace.next().await;
-            }
-            while answers.len() >= self.style.depth
-                && let Some((key, outcome)) = answers.next().await
-            {
-                self.settle(&mut tally, key, &outcome);
+            // Answers are written down while the sender waits for its turn, and it waits for them when its pipeline is full.
+            let mut turn = std::pin::pin!(self.turn());
+            let mut is_turn = false;
+            while !is_turn || answers.len() >= self.style.depth {
+                tokio::select! {
+                    () = &mut turn, if !is_turn => is_turn = true,
+                    Some((key, outcome)) = answers.next() => self.settle(&mut tally, key, &outcome),
+                }
             }
             let outgoing = self.oracle.intend(&self.user, self.lane, &message.recipient, message.body);
             let key = outgoing.key;
             match self.client.send(outgoing).await {
                 Ok(pending) => answers.push(answer(key, pending)),
                 Err(error) => self.settle(&mut tally, key, &Err(error.into())),
-            }
-            // What has been answered meanwhile is written down before the next pause of the pace.
-            while let Some(Some((key, outcome))) = futures::FutureExt::now_or_never(answers.next()) {
-                self.settle(&mut tally, key, &outcome);
             }
         }
         while let Some((key, outcome)) = answers.next().await {
@@ -94,6 +91,13 @@ impl Sender {
         tally.resends = stats.resends;
         tally.reconnects = stats.reconnects();
         tally
+    }
+
+    /// Waits until the pace lets this sender send one more.
+    async fn turn(&self) {
+        if let Some(pace) = &self.style.pace {
+            pace.next().await;
+        }
     }
 
     fn settle(&self, tally: &mut Tally, key: MessageKey, outcome: &Result<Receipt, SendError>) {
@@ -135,8 +139,7 @@ impl Traffic {
         let mut traffic = Self::new();
         for (at, errand) in errands.into_iter().enumerate() {
             let client = cluster.client_at(&errand.sender, "sender", at % cluster.len()).await?;
-            let sender =
-                Sender { client, user: errand.sender, lane: 0, oracle: oracle.clone(), style: style.clone() };
+            let sender = Sender { client, user: errand.sender, lane: 0, oracle: oracle.clone(), style: style.clone() };
             traffic.add(sender, VecDeque::from(errand.messages).into_iter());
         }
         Ok(traffic)

@@ -45,7 +45,8 @@ pub async fn read_inbox(cluster: &Cluster, user: &UserId, node: usize) -> anyhow
 /// # Errors
 /// As [`read_inbox`].
 pub async fn read_logs(cluster: &Cluster, users: &BTreeSet<UserId>, node: usize) -> anyhow::Result<Logs> {
-    let reads = users.iter().map(|user| async move { anyhow::Ok((user.clone(), read_inbox(cluster, user, node).await?)) });
+    let reads =
+        users.iter().map(|user| async move { anyhow::Ok((user.clone(), read_inbox(cluster, user, node).await?)) });
     stream::iter(reads).buffer_unordered(READERS).try_collect().await
 }
 

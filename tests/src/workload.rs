@@ -59,10 +59,11 @@ fn correspondents(rng: &mut StdRng, users: &[UserId], _user: &UserId) -> Vec<Use
 /// Messages without end to random users: the corpus from a random place on.
 pub fn chatter(mut rng: StdRng, users: Vec<UserId>) -> impl Iterator<Item = Message> + Send + 'static {
     let start = rng.random_range(0..corpus::CORPUS_LEN);
-    corpus::messages().iter().cycle().skip(start).map(move |body| Message {
-        recipient: users[rng.random_range(0..users.len())].clone(),
-        body: body.clone(),
-    })
+    corpus::messages()
+        .iter()
+        .cycle()
+        .skip(start)
+        .map(move |body| Message { recipient: users[rng.random_range(0..users.len())].clone(), body: body.clone() })
 }
 
 #[cfg(test)]
@@ -74,7 +75,8 @@ mod tests {
     fn everything_is_sent_once_by_everybody_and_replays() {
         let users = users("u", 100).unwrap();
         let plan = correspondence(&mut rng(1, "plan"), &users, corpus::CORPUS_LEN);
-        let mut sent: Vec<&Bytes> = plan.iter().flat_map(|errand| errand.messages.iter().map(|message| &message.body)).collect();
+        let mut sent: Vec<&Bytes> =
+            plan.iter().flat_map(|errand| errand.messages.iter().map(|message| &message.body)).collect();
         let mut all: Vec<&Bytes> = corpus::messages().iter().collect();
         sent.sort();
         all.sort();

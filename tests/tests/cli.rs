@@ -55,7 +55,8 @@ async fn token_send_tail_and_status_work_through_the_socket() {
     let sent = run(&["send", "--data", data, "--as", "bob", "--to", "alice", "--json", "hello there"]).await;
     assert_eq!(sent.code, Some(0));
     assert_eq!(sent.json()[0]["status"], "committed");
-    let read = run(&["tail", "--data", text(&cluster.node(1).data), "--as", "alice", "--from", "0", "--json", "--ack"]).await;
+    let read =
+        run(&["tail", "--data", text(&cluster.node(1).data), "--as", "alice", "--from", "0", "--json", "--ack"]).await;
     assert_eq!((read.code, read.json().len()), (Some(0), 1));
     assert_eq!((&read.json()[0]["sender"], &read.json()[0]["id"]), (&Value::from("bob"), &sent.json()[0]["id"]));
     let plain = run(&["tail", "--data", data, "--as", "alice", "--from", "0"]).await;
@@ -156,7 +157,8 @@ async fn a_node_prints_its_key_and_starts_without_a_file() {
     let ports = NodeProcess::new(1.into(), dir.path()).unwrap();
     let (listen, p2p) = (ports.client_port.address(), ports.p2p_port.address());
     drop(ports);
-    let mut up = iris(&["up", "--data", text(&data), "--listen", &listen, "--p2p", &p2p, "--name", "attic"]).spawn().unwrap();
+    let mut up =
+        iris(&["up", "--data", text(&data), "--listen", &listen, "--p2p", &p2p, "--name", "attic"]).spawn().unwrap();
     wait_for("the node to answer", DEADLINE, async || match run(&["status", "--data", text(&data)]).await {
         Ran { code: Some(0), stdout, .. } if stdout.contains("attic") => Ok(()),
         Ran { code, stderr, .. } => Err(format!("{code:?}: {stderr}").into()),

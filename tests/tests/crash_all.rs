@@ -29,7 +29,10 @@ async fn all_nodes_killed_together_come_back_with_everything_acked() {
     for (at, user) in everybody.iter().take(8).enumerate() {
         let client = cluster.client_at(user, "sender", at % 3).await.unwrap();
         let messages = chatter(seed.rng(&format!("chatter {at}")), everybody.clone());
-        traffic.add(Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() }, messages);
+        traffic.add(
+            Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() },
+            messages,
+        );
     }
     for _ in 0..rounds(4) {
         let before = oracle.acked();

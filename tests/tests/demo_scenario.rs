@@ -24,5 +24,11 @@ async fn every_message_arrives_once_and_in_order_through_two_kills() {
     let mut cluster = Cluster::start(3).await.unwrap();
     let plan = Play { users: 40, messages: 2_000, depth: 32, per_s: 500, seed: seed.value() };
     let report = Box::pin(play(&mut cluster, &plan, &mut Captured)).await.unwrap();
-    assert!(report.is_success(), "{report}\nreceived: {}\nstored: {}\nerrors: {:?}", report.received, report.stored, report.errors);
+    assert!(
+        report.is_success(),
+        "{report}\nreceived: {}\nstored: {}\nerrors: {:?}",
+        report.received,
+        report.stored,
+        report.errors
+    );
 }

@@ -111,7 +111,10 @@ async fn a_broken_frame_is_answered_with_an_error_and_a_close() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_strangers_are_closed_at_their_deadlines() {
     use iris_tests::cluster::Options;
-    let options = Options::nodes(1).with("edge", "handshake_ms", 500).with("edge", "login_ms", 500).with("edge", "idle_ms", 1_000);
+    let options = Options::nodes(1)
+        .with("edge", "handshake_ms", 500)
+        .with("edge", "login_ms", 500)
+        .with("edge", "idle_ms", 1_000);
     let cluster = Cluster::start_with(options).await.unwrap();
     let (address, ca) = (cluster.addresses()[0].clone(), cluster.ca_pem().unwrap().to_owned());
     let mut silent = TcpStream::connect(&address).await.unwrap();

@@ -22,7 +22,10 @@ async fn load(cluster: &Cluster, oracle: &Arc<Oracle>, seed: &Seed, everybody: &
     for (at, user) in everybody.iter().enumerate() {
         let client = cluster.client_at(user, "sender", at % cluster.len()).await.unwrap();
         let messages = chatter(seed.rng(&format!("chatter {at}")), everybody.to_vec());
-        traffic.add(Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() }, messages);
+        traffic.add(
+            Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() },
+            messages,
+        );
     }
     traffic
 }

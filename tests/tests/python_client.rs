@@ -21,7 +21,11 @@ async fn python(cluster: &Cluster, user: &str, verb: &str, more: &[&str]) -> Chi
     let ca = cluster.dir().join("ca-for-python.pem");
     std::fs::write(&ca, cluster.ca_pem().unwrap()).unwrap();
     let mut command = Command::new("python3");
-    command.args(["-m", "iris_client", verb, "--connect", &cluster.addresses().join(",")]).arg("--ca").arg(ca).args(more);
+    command
+        .args(["-m", "iris_client", verb, "--connect", &cluster.addresses().join(",")])
+        .arg("--ca")
+        .arg(ca)
+        .args(more);
     command.env("PYTHONPATH", workspace_root().join("clients/python"));
     command.env("IRIS_TOKEN", cluster.token(&UserId::new(user).unwrap()).await.unwrap());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -30,7 +34,8 @@ async fn python(cluster: &Cluster, user: &str, verb: &str, more: &[&str]) -> Chi
 
 /// Runs to the end: its exit code, and its JSON lines.
 async fn finish(child: Child) -> (Option<i32>, Vec<Value>) {
-    let Output { status, stdout, stderr } = within("python3", DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+    let Output { status, stdout, stderr } =
+        within("python3", DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
     eprintln!("python3 ended with {status}: {}", String::from_utf8_lossy(&stderr));
     let lines = String::from_utf8(stdout).unwrap();
     (status.code(), lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
@@ -45,12 +50,16 @@ async fn python_sends_tails_acks_and_goes_on_at_its_cursor() {
     assert_eq!((code, sent.len(), sent[0]["status"].as_str()), (Some(0), 1, Some("committed")));
     // The same key again is the same entry.
     let key = sent[0]["key"].as_str().unwrap();
-    let (code, again) = finish(python(&cluster, "bob", "send", &["--to", "alice", "--key", key, "hello from python"]).await).await;
+    let (code, again) =
+        finish(python(&cluster, "bob", "send", &["--to", "alice", "--key", key, "hello from python"]).await).await;
     assert_eq!((code, &again[0]["duplicate"], &again[0]["id"]), (Some(0), &Value::Bool(true), &sent[0]["id"]));
 
     let (code, read) = finish(python(&cluster, "alice", "tail", &["--from", "stored", "--ack"]).await).await;
     assert_eq!((code, read.len()), (Some(0), 1));
-    assert_eq!((&read[0]["id"], &read[0]["sha256"], &read[0]["sender"]), (&sent[0]["id"], &sent[0]["sha256"], &Value::from("bob")));
+    assert_eq!(
+        (&read[0]["id"], &read[0]["sha256"], &read[0]["sender"]),
+        (&sent[0]["id"], &sent[0]["sha256"], &Value::from("bob"))
+    );
     let (code, rest) = finish(python(&cluster, "alice", "tail", &["--from", "stored"]).await).await;
     assert_eq!((code, rest.len()), (Some(0), 0), "acked is acked");
     let (code, all) = finish(python(&cluster, "alice", "tail", &["--from", "0"]).await).await;
@@ -86,7 +95,8 @@ async fn python_pipelines_and_follows_through_a_kill9() {
     let survivor = cluster.running()[0];
     let log = read_inbox(&cluster, &alice, survivor).await.unwrap();
     assert_eq!(log.len(), MESSAGES, "one entry for each line");
-    let expected: Vec<_> = half.iter().chain(&rest).map(|line| iris_tests::oracle::hash(line.trim_end().as_bytes())).collect();
+    let expected: Vec<_> =
+        half.iter().chain(&rest).map(|line| iris_tests::oracle::hash(line.trim_end().as_bytes())).collect();
     let stored: Vec<_> = log.iter().map(|seen| seen.hash).collect();
     assert!(stored == expected, "the order of the lines is the order of the log");
     cluster.heal().await.unwrap();

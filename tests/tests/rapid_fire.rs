@@ -53,8 +53,10 @@ async fn round(cluster: &mut Cluster, oracle: &Arc<Oracle>, round: usize, victim
     let before = oracle.acked();
     let kill_at = rng.random_range(1..=MESSAGES);
     let mut traffic = Traffic::new();
-    let messages: Vec<Message> =
-        corpus::messages()[..MESSAGES].iter().map(|body| Message { recipient: recipient.clone(), body: body.clone() }).collect();
+    let messages: Vec<Message> = corpus::messages()[..MESSAGES]
+        .iter()
+        .map(|body| Message { recipient: recipient.clone(), body: body.clone() })
+        .collect();
     let style = Style { depth: MESSAGES, pace: None };
     traffic.add(Sender { client, user: sender.clone(), lane: 0, oracle: oracle.clone(), style }, messages.into_iter());
     oracle.wait_acked(before + kill_at, DEADLINE).await.unwrap();
@@ -64,7 +66,8 @@ async fn round(cluster: &mut Cluster, oracle: &Arc<Oracle>, round: usize, victim
         fired => Err(format!("{fired} are").into()),
     });
     all_fired.await.unwrap();
-    let acked_by_now = Oracle::from_records(oracle.records().into_iter().filter(|record| record.intent.sender == sender));
+    let acked_by_now =
+        Oracle::from_records(oracle.records().into_iter().filter(|record| record.intent.sender == sender));
 
     let survivor = *cluster.running().first().unwrap();
     let log = read_inbox(cluster, &recipient, survivor).await.unwrap();
@@ -109,7 +112,8 @@ async fn kill9_of_a_random_node_loses_nothing_acked() {
 async fn at_the_default_limits_the_sender_is_slowed_and_loses_nothing() {
     let seed = Seed::pick();
     let mut rng = seed.rng("kills");
-    let mut cluster = Cluster::start_with(Options { settings: Settings::default(), ..Options::nodes(3) }).await.unwrap();
+    let mut cluster =
+        Cluster::start_with(Options { settings: Settings::default(), ..Options::nodes(3) }).await.unwrap();
     let oracle = Arc::new(Oracle::new());
     Box::pin(round(&mut cluster, &oracle, 0, Victim::Leader, &mut rng)).await;
     let mut refused = 0;

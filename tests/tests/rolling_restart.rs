@@ -26,7 +26,10 @@ async fn restarting_one_by_one_shows_nobody_an_error() {
     for (at, user) in everybody.iter().enumerate() {
         let client = cluster.client_at(user, "sender", at % 3).await.unwrap();
         let messages = chatter(seed.rng(&format!("chatter {at}")), everybody.clone());
-        traffic.add(Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() }, messages);
+        traffic.add(
+            Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() },
+            messages,
+        );
     }
     let (enough, told) = watch::channel(None);
     let client = cluster.client(&everybody[0], "receiver").await.unwrap();

@@ -27,7 +27,10 @@ async fn a_single_node_killed_in_the_middle_of_traffic_keeps_what_it_acked() {
     for (at, user) in everybody.iter().take(4).enumerate() {
         let client = cluster.client(user, "sender").await.unwrap();
         let messages = chatter(seed.rng(&format!("chatter {at}")), everybody.clone());
-        traffic.add(Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() }, messages);
+        traffic.add(
+            Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() },
+            messages,
+        );
     }
     for _ in 0..rounds(5) {
         let before = oracle.acked();

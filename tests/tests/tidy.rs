@@ -104,7 +104,9 @@ fn cluster_tests_wait_for_conditions_and_never_sleep() {
     let ours = workspace_root().join("tests");
     let sleeping = sources().into_iter().filter(|(path, text)| {
         let is_call = |at: usize| !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');
-        path.starts_with(&ours) && !path.ends_with("src/wait.rs") && text.match_indices(sleep).any(|(at, _)| is_call(at))
+        path.starts_with(&ours)
+            && !path.ends_with("src/wait.rs")
+            && text.match_indices(sleep).any(|(at, _)| is_call(at))
     });
     none("only wait.rs sleeps", sleeping.map(|(path, _)| shown(&path)).collect());
 }
@@ -133,8 +135,7 @@ fn crates_see_only_those_above_them_and_share_the_lints() {
 
 #[test]
 fn the_workspace_forbids_unsafe_code_and_panics() {
-    let manifest: toml::Table =
-        std::fs::read_to_string(workspace_root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let manifest: toml::Table = std::fs::read_to_string(workspace_root().join("Cargo.toml")).unwrap().parse().unwrap();
     let lints = &manifest["workspace"]["lints"];
     assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("forbid"));
     for lint in ["unwrap_used", "panic", "todo", "unimplemented", "dbg_macro", "await_holding_lock"] {

@@ -157,11 +157,8 @@ async fn tokens_of_another_cluster_are_refused_here() {
     let (here, there) = (one_node().await, one_node().await);
     let token = there.token(&alice()).await.unwrap();
     assert_refused(&here, "another cluster's token", &token).await;
-    let config = iris_client::ClientConfig::new(
-        here.addresses(),
-        Trust::CaPem(here.ca_pem().unwrap().to_owned()),
-        token,
-    );
+    let config =
+        iris_client::ClientConfig::new(here.addresses(), Trust::CaPem(here.ca_pem().unwrap().to_owned()), token);
     let client = Client::start(config).unwrap();
     let refused = within("the client to be told", DEADLINE, client.connected()).await.unwrap();
     assert_eq!(refused, Err(ClientError::AuthFailed));

@@ -74,7 +74,9 @@ pub async fn measure(cluster: &Cluster, load: Load) -> anyhow::Result<Measured> 
         latencies.add(&sender??)?;
     }
     let acked = latencies.count() as f64;
-    let spent = |count: fn(&Counters) -> u64| after.iter().map(count).sum::<u64>().saturating_sub(before.iter().map(count).sum());
+    let spent = |count: fn(&Counters) -> u64| {
+        after.iter().map(count).sum::<u64>().saturating_sub(before.iter().map(count).sum())
+    };
     let cpu_us = spent(|counters| counters.cpu_us) as f64;
     let batches = spent(|counters| counters.batches).max(1) as f64;
     let peaks = cluster.running().into_iter().map(|index| cluster.usage(index));

@@ -1,5 +1,6 @@
 //! `iris up --config FILE` with a log that keeps in memory what was not fsynced: kill -9 of this process is a power cut for
-//! the log. `IRIS_LOSSY_IGNORE_SYNC=1` makes every fsync say yes and do nothing, which is the negative control.
+//! the log. From SIGUSR1 on every fsync says yes and does nothing, which is the negative control: a cluster that was founded
+//! properly and only then began to lie.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,9 +11,8 @@ use iris_appliance::config::{Config, Overrides};
 use iris_appliance::surroundings::{LogDisk, Surroundings};
 use iris_store::testing::LossyFs;
 use iris_store::{LogError, LogOptions, RaftLog};
-
-/// Set to 1, no fsync does anything.
-const IGNORE_SYNC_VARIABLE: &str = "IRIS_LOSSY_IGNORE_SYNC";
+use iris_tests::cluster::LYING;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A node whose log loses what was not fsynced when it is killed.
 #[derive(Debug, Parser)]
@@ -48,8 +48,15 @@ fn main() -> anyhow::Result<()> {
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(config.log.filter.clone()).init();
     let fs = Arc::new(LossyFs::default());
-    fs.ignore_sync(std::env::var(IGNORE_SYNC_VARIABLE).is_ok_and(|value| value == "1"));
-    let surroundings = Surroundings { log_disk: Arc::new(LossyDisk(fs)), ..Surroundings::system() };
+    let surroundings = Surroundings { log_disk: Arc::new(LossyDisk(fs.clone())), ..Surroundings::system() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(Box::pin(iris_appliance::node::run(config, surroundings)))
+    runtime.block_on(Box::pin(async move {
+        let mut lie = signal(SignalKind::user_defined1())?;
+        tokio::spawn(async move {
+            lie.recv().await;
+            fs.ignore_sync(true);
+            tracing::warn!("{LYING}");
+        });
+        iris_appliance::node::run(config, surroundings).await
+    }))
 }

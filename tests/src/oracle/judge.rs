@@ -154,10 +154,13 @@ pub fn judge(records: &[Record], logs: &Logs) -> Verdict {
                 continue;
             }
             let at = by_key.get(&(&seen.sender, seen.key)).copied();
-            let Some((at, record)) = at.map(|at| (at, &records[at])).filter(|(_, record)| record.intent.recipient == *user)
+            let Some((at, record)) =
+                at.map(|at| (at, &records[at])).filter(|(_, record)| record.intent.recipient == *user)
             else {
                 verdict.foreign += 1;
-                verdict.problem(|| format!("{user}'s log: nobody sent {} ({} from {}) here", seen.id, seen.key, seen.sender));
+                verdict.problem(|| {
+                    format!("{user}'s log: nobody sent {} ({} from {}) here", seen.id, seen.key, seen.sender)
+                });
                 continue;
             };
             if record.intent.hash == seen.hash {

@@ -17,8 +17,14 @@ fn good() -> (Vec<Record>, Logs) {
     for at in 0u8..6 {
         let sender = user(if at % 2 == 0 { "bob" } else { "carol" });
         let (id, hash) = (EntryId(u64::from(at) + 10), hash(&[at]));
-        let intent =
-            Intent { key: key(at), sender: sender.clone(), lane: 0, recipient: user("alice"), number: u64::from(at / 2), hash };
+        let intent = Intent {
+            key: key(at),
+            sender: sender.clone(),
+            lane: 0,
+            recipient: user("alice"),
+            number: u64::from(at / 2),
+            hash,
+        };
         records.push(Record { intent, fate: Fate::Acked(id) });
         log.push(Seen { id, key: key(at), sender, hash });
     }
