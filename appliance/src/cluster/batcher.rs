@@ -30,6 +30,10 @@ const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 /// A request that waited this long is dropped: its edge has given up on it and may have had it done elsewhere.
 const REQUEST_AGE_MAX: Duration = Duration::from_secs(5);
 
+/// A proposal that takes longer is answered as unknown, so that a leader without a majority does not block its shard here for
+/// the time when it has one again. Dedup makes the edge's next attempt safe, whatever became of this one.
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(5);
+
 /// What an edge wants appended, in order.
 pub struct AppendRequest {
     pub(super) items: Vec<Item>,
@@ -87,14 +91,15 @@ pub async fn run(
         // Awaited here, so that entries reach the Raft core in order; only their outcomes are awaited side by side.
         match group.raft.client_write_many([Command(encode_batch(&items))]).await {
             Ok(mut results) => in_flight.push(async move {
-                let result = match results.next().await {
-                    Some(Ok(Ok(response))) => match response.response {
+                let result = match tokio::time::timeout(PROPOSAL_DEADLINE, results.next()).await {
+                    Ok(Some(Ok(Ok(response)))) => match response.response {
                         Applied::Shard(outcomes) => Ok(outcomes),
                         other => Err(Refused::Failed(format!("a batch was applied as {other:?}"))),
                     },
-                    Some(Ok(Err(error))) => Err(Refused::from_write(&error)),
-                    Some(Err(fatal)) => Err(Refused::Failed(fatal.to_string())),
-                    None => Err(Refused::Failed("the Raft core gave no result".to_owned())),
+                    Ok(Some(Ok(Err(error)))) => Err(Refused::from_write(&error)),
+                    Ok(Some(Err(fatal))) => Err(Refused::Failed(fatal.to_string())),
+                    Ok(None) => Err(Refused::Failed("the Raft core gave no result".to_owned())),
+                    Err(_) => Err(Refused::Failed("not committed in time".to_owned())),
                 };
                 (shares, result)
             }),

@@ -47,6 +47,9 @@ pub struct ShardGroup {
 /// Between attempts to confirm a fresh leadership; openraft refuses for a moment after an election.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(10);
 
+/// Longest one attempt to confirm it may take.
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Follows a group's leadership until `stop` and publishes it.
 ///
 /// # Errors
@@ -98,10 +101,11 @@ async fn confirm(raft: &ShardRaft, node: NodeId, term: u64) -> anyhow::Result<bo
         if !still {
             return Ok(false);
         }
-        match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => return Ok(true),
-            Err(openraft::error::RaftError::Fatal(fatal)) => anyhow::bail!("the Raft core has ended: {fatal}"),
-            Err(openraft::error::RaftError::APIError(_)) => tokio::time::sleep(CONFIRM_AGAIN).await,
+        // With a deadline: the wait for apply has none of its own, and the leadership may go meanwhile.
+        match tokio::time::timeout(CONFIRM_DEADLINE, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => return Ok(true),
+            Ok(Err(openraft::error::RaftError::Fatal(fatal))) => anyhow::bail!("the Raft core has ended: {fatal}"),
+            Ok(Err(openraft::error::RaftError::APIError(_))) | Err(_) => tokio::time::sleep(CONFIRM_AGAIN).await,
         }
     }
 }

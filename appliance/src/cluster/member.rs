@@ -31,7 +31,7 @@ use crate::surroundings::Surroundings;
 /// The meta group's region in the log; shards are at [`shards::region`].
 const META_REGION: GroupId = GroupId(1);
 
-/// Streams of peers served at once: two channels each, a few reconnects overlapping, for more members than a home has.
+/// Streams of peers served at once: three channels each, a few reconnects overlapping, for more members than a home has.
 const PEER_STREAMS_MAX: usize = 256;
 
 /// Entries per append request; [`super::log_store`] bounds their bytes.
@@ -275,7 +275,7 @@ fn serve_peers(supervisor: &Supervisor, acceptor: Box<dyn PeerAcceptor>, handler
                 }
                 let handler = handler.clone();
                 streams.spawn(async move {
-                    if let Err(error) = rpc::serve(node, stream, handler).await {
+                    if let Err(error) = rpc::serve(node, channel, stream, handler).await {
                         tracing::debug!(%node, ?channel, %error, "a peer's stream ended");
                     }
                 });

@@ -21,17 +21,32 @@ pub type PeerStream = Box<dyn PeerIo>;
 pub enum Channel {
     /// Raft's own messages.
     Raft,
-    /// Appends, reads and cursors between edges and shard leaders.
+    /// Appends and other short calls between edges and shard leaders.
     Edge,
+    /// Pages of inboxes: calls that may wait long for news, one for every follower of an inbox led elsewhere.
+    Read,
 }
 
 impl Channel {
-    const ALL: [Self; 2] = [Self::Raft, Self::Edge];
+    /// Every channel.
+    pub const ALL: [Self; 3] = [Self::Raft, Self::Edge, Self::Read];
+
+    /// Calls that may be under way at once on this channel, on either side: beyond it, callers and the reading of requests wait.
+    #[must_use]
+    pub fn calls_max(self) -> usize {
+        match self {
+            // Raft has one or two per group under way, an edge one per shard.
+            Self::Raft | Self::Edge => 1_024,
+            // Twice the sessions a node has room for; a waiting one costs a task of some 2 KB.
+            Self::Read => 36_000,
+        }
+    }
 
     fn stream_kind(self) -> StreamKind {
         match self {
             Self::Raft => StreamKind(1),
             Self::Edge => StreamKind(2),
+            Self::Read => StreamKind(3),
         }
     }
 }

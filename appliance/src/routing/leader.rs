@@ -240,7 +240,8 @@ impl Inner {
         payload: Bytes,
         time: Duration,
     ) -> Result<Bytes, Miss> {
-        let client = self.clients.get(leader, Channel::Edge)?;
+        let channel = if method == Method::Read { Channel::Read } else { Channel::Edge };
+        let client = self.clients.get(leader, channel)?;
         Ok(client.call(method, route.shard.0, payload, time).await?)
     }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{CALLS_MAX, Method, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
+use super::{Method, QUEUE_LEN_MAX, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
 use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
 
 /// Between attempts to open a stream: short, because the link below has its own backoff and says at once that it is down.
@@ -93,8 +93,8 @@ impl RpcClients {
         let mut by_peer = HashMap::new();
         let mut tasks = Vec::new();
         for &node in peers {
-            for channel in [Channel::Raft, Channel::Edge] {
-                let (sender, calls) = mpsc::channel(CALLS_MAX);
+            for channel in Channel::ALL {
+                let (sender, calls) = mpsc::channel(QUEUE_LEN_MAX);
                 let connected = Arc::new(AtomicBool::new(false));
                 tasks.push(ClientTask { node, channel, calls, connected: connected.clone() });
                 by_peer.insert((node, channel), Arc::new(RpcClient { node, calls: sender, connected }));
@@ -153,7 +153,7 @@ impl ClientTask {
         let (reader, writer) = tokio::io::split(stream);
         let pending = Pending::default();
         let ended = tokio::select! {
-            ended = write_calls(writer, &mut self.calls, &pending) => ended,
+            ended = write_calls(writer, &mut self.calls, &pending, self.channel.calls_max()) => ended,
             ended = read_answers(reader, &pending, self.node) => ended,
         };
         ended.err().unwrap_or_else(|| std::io::Error::other("the stream was closed"))
@@ -164,6 +164,7 @@ async fn write_calls(
     mut writer: WriteHalf<PeerStream>,
     calls: &mut mpsc::Receiver<Call>,
     pending: &Pending,
+    calls_max: usize,
 ) -> std::io::Result<()> {
     let mut out = BytesMut::new();
     let mut next_id = 0u64;
@@ -174,7 +175,7 @@ async fn write_calls(
             if !call.answer.is_closed() {
                 next_id += 1;
                 let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-                if pending.len() >= CALLS_MAX {
+                if pending.len() >= calls_max {
                     // Calls whose callers have gone (their deadline passed) are not awaited any more.
                     pending.retain(|_, answer| !answer.is_closed());
                 }

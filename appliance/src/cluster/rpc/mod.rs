@@ -19,8 +19,8 @@ const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 /// Bytes gathered into one write.
 const WRITE_GATHER_MAX: usize = 256 * 1024;
 
-/// Calls under way on one stream, on either side: beyond it, callers and the reading of requests wait.
-const CALLS_MAX: usize = 1_024;
+/// Calls and answers waiting to be written; the callers and handlers behind them wait.
+const QUEUE_LEN_MAX: usize = 1_024;
 
 /// A stream that takes no byte for this long is broken.
 const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -9,8 +9,8 @@ use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::{CALLS_MAX, Method, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
-use crate::cluster::transport::PeerStream;
+use super::{Method, QUEUE_LEN_MAX, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
+use crate::cluster::transport::{Channel, PeerStream};
 
 /// What answers requests.
 pub trait RpcHandler: Send + Sync + 'static {
@@ -22,10 +22,15 @@ pub trait RpcHandler: Send + Sync + 'static {
 ///
 /// # Errors
 /// The stream broke, or the peer sent something that is no request.
-pub async fn serve(node: NodeId, stream: PeerStream, handler: Arc<dyn RpcHandler>) -> std::io::Result<()> {
+pub async fn serve(
+    node: NodeId,
+    channel: Channel,
+    stream: PeerStream,
+    handler: Arc<dyn RpcHandler>,
+) -> std::io::Result<()> {
     let (mut reader, writer) = tokio::io::split(stream);
-    let (answers, queue) = mpsc::channel::<(u64, Result<Bytes, String>)>(CALLS_MAX);
-    let room = Arc::new(Semaphore::new(CALLS_MAX));
+    let (answers, queue) = mpsc::channel::<(u64, Result<Bytes, String>)>(QUEUE_LEN_MAX);
+    let room = Arc::new(Semaphore::new(channel.calls_max()));
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         if let Err(error) = write_answers(writer, queue).await {

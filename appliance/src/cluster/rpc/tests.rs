@@ -42,7 +42,7 @@ impl RpcHandler for Echo {
 
 fn start() -> (Arc<RpcClient>, tokio::task::JoinHandle<std::io::Result<()>>, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(100);
-    let server = tokio::spawn(serve(NodeId(1), Box::new(theirs), Arc::new(Echo)));
+    let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(theirs), Arc::new(Echo)));
     let (clients, tasks) = RpcClients::new(&[NodeId(2)]);
     let transport = Arc::new(Pipes(tokio::sync::Mutex::new(vec![Box::new(ours)])));
     let stop = CancellationToken::new();
