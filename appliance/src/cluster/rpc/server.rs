@@ -1,16 +1,20 @@
 //! The answering side: reads requests off a peer's stream, runs each in a task of its own, gathers answers into writes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use iris_protocol::NodeId;
-use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::{Method, QUEUE_LEN_MAX, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
 use crate::cluster::transport::{Channel, PeerStream};
+
+/// Longest a request may take: its caller has given up long before, save for reads that wait for news, which wait half of it.
+const HANDLE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What answers requests.
 pub trait RpcHandler: Send + Sync + 'static {
@@ -28,15 +32,26 @@ pub async fn serve(
     stream: PeerStream,
     handler: Arc<dyn RpcHandler>,
 ) -> std::io::Result<()> {
-    let (mut reader, writer) = tokio::io::split(stream);
-    let (answers, queue) = mpsc::channel::<(u64, Result<Bytes, String>)>(QUEUE_LEN_MAX);
+    let (reader, writer) = tokio::io::split(stream);
+    let (answers, queue) = mpsc::channel(QUEUE_LEN_MAX);
+    // Whichever half ends first ends the stream: one that still took requests but answered none would look alive for ever.
+    tokio::select! {
+        ended = read_requests(node, channel, reader, handler, answers) => ended,
+        ended = write_answers(writer, queue) => ended,
+    }
+}
+
+type Answer = (u64, Result<Bytes, String>);
+
+async fn read_requests(
+    node: NodeId,
+    channel: Channel,
+    mut reader: ReadHalf<PeerStream>,
+    handler: Arc<dyn RpcHandler>,
+    answers: mpsc::Sender<Answer>,
+) -> std::io::Result<()> {
     let room = Arc::new(Semaphore::new(channel.calls_max()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        if let Err(error) = write_answers(writer, queue).await {
-            tracing::debug!(%node, %error, "could not answer a peer");
-        }
-    });
     let mut buf = BytesMut::new();
     while let Some(mut frame) = read_frame(&mut reader, &mut buf).await? {
         if frame.len() < 11 {
@@ -47,10 +62,12 @@ pub async fn serve(
         let (handler, answers) = (handler.clone(), answers.clone());
         tasks.spawn(async move {
             let answer = match Method::from_byte(method) {
-                Some(method) => handler.handle(node, method, group, frame).await,
+                Some(method) => tokio::time::timeout(HANDLE_DEADLINE, handler.handle(node, method, group, frame))
+                    .await
+                    .unwrap_or_else(|_| Err("it took too long".to_owned())),
                 None => Err(format!("method {method} is unknown to this version")),
             };
-            // The writer has ended: so has the stream.
+            // The stream has ended: nobody is left to answer.
             let _ = answers.send((id, answer)).await;
             drop(permit);
         });
@@ -59,10 +76,7 @@ pub async fn serve(
     Ok(())
 }
 
-async fn write_answers(
-    mut writer: WriteHalf<PeerStream>,
-    mut queue: mpsc::Receiver<(u64, Result<Bytes, String>)>,
-) -> std::io::Result<()> {
+async fn write_answers(mut writer: WriteHalf<PeerStream>, mut queue: mpsc::Receiver<Answer>) -> std::io::Result<()> {
     let mut out = BytesMut::new();
     while let Some(first) = queue.recv().await {
         let mut taken = Some(first);

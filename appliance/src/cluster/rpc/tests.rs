@@ -90,3 +90,23 @@ async fn refusals_deadlines_and_breaks_are_told_apart() {
     server.abort();
     assert_eq!(waiting.await.unwrap(), Err(RpcError::Unreachable(NodeId(2))));
 }
+
+/// A peer that takes no answers must not go on looking alive: its stream ends, so that it opens a new one.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_takes_no_answers_ends() {
+    let (mut ours, theirs) = tokio::io::duplex(64);
+    let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(theirs), Arc::new(Echo)));
+    let mut request = BytesMut::new();
+    put_frame(
+        &mut request,
+        |out| {
+            out.put_u64(1);
+            out.put_u8(Method::Append as u8);
+            out.put_u16(7);
+        },
+        &[0; 1000],
+    );
+    tokio::io::AsyncWriteExt::write_all_buf(&mut ours, &mut request).await.unwrap();
+    let ended = tokio::time::timeout(WRITE_DEADLINE * 2, server).await.expect("the stream should have ended");
+    assert!(ended.unwrap().is_err());
+}
