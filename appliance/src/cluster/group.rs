@@ -8,7 +8,6 @@ use iris_store::ShardStore;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Raft, ReadPolicy};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::AppendRequest;
@@ -50,9 +49,6 @@ const CONFIRM_AGAIN: Duration = Duration::from_millis(10);
 
 /// Longest one attempt to confirm it may take.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(1);
-
-/// A leadership that is not confirmed for so long is helped along.
-const NUDGE_AFTER: Duration = Duration::from_secs(3);
 
 /// Follows a group's leadership until `stop` and publishes it.
 ///
@@ -96,7 +92,6 @@ pub async fn follow_leadership(
 
 /// Waits until everything in the log at the election is applied here; `false` if the leadership went before that.
 async fn confirm(raft: &ShardRaft, node: NodeId, term: u64) -> anyhow::Result<bool> {
-    let mut nudge_at = Instant::now() + NUDGE_AFTER;
     loop {
         let still = {
             let metrics = raft.server_metrics();
@@ -112,21 +107,5 @@ async fn confirm(raft: &ShardRaft, node: NodeId, term: u64) -> anyhow::Result<bo
             Ok(Err(openraft::error::RaftError::Fatal(fatal))) => anyhow::bail!("the Raft core has ended: {fatal}"),
             Ok(Err(openraft::error::RaftError::APIError(_))) | Err(_) => tokio::time::sleep(CONFIRM_AGAIN).await,
         }
-        if Instant::now() >= nudge_at {
-            nudge(raft).await;
-            nudge_at = Instant::now() + NUDGE_AFTER;
-        }
-    }
-}
-
-/// A leader that can't confirm itself for long, with its followers listening, would hold its shard for ever: nobody stands for
-/// election while it sends heartbeats. An entry of its own settles the matter: it is committed, or the term ends.
-async fn nudge(raft: &ShardRaft) {
-    let group = raft.config().cluster_name.clone();
-    tracing::warn!(group, state = %*raft.metrics().borrow_watched(), "leads, but can't confirm it; writing a blank entry");
-    match tokio::time::timeout(CONFIRM_DEADLINE, raft.write_blank()).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(group, %error, "the blank entry was refused"),
-        Err(_) => tracing::warn!(group, "the blank entry was not committed in time"),
     }
 }
