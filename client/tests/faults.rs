@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iris_client::{
     Client, Closing, Code, Delivery, EntryId, Event, MessageKey, Outgoing, Pending, Status, SubscribeFrom, UserId,
@@ -250,15 +250,4 @@ async fn every_message_arrives_once_and_in_order() {
     }
     assert_eq!(seen, cluster.bodies("me"));
     assert_eq!(client.close(Duration::from_secs(20)).await, Closing::Clean);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: run it alone, with --release --no-capture"]
-async fn how_fast_a_pipeline_of_64_is() {
-    const COUNT: usize = 200_000;
-    let (client, _cluster) = start_cluster(1, false).await;
-    client.connected().await.unwrap();
-    let begun = Instant::now();
-    pump(&client, &["bob", "carol"], COUNT, 64).await;
-    println!("{:.0} messages/s", COUNT as f64 / begun.elapsed().as_secs_f64());
 }

@@ -50,7 +50,17 @@ impl StoreBuilder<TypeConfig, LogStore, ShardMachine, Guard> for OnDisk {
         let warm = Warm::open(&guard.0.path().join("warm.db")).unwrap();
         let store = ShardStore::open(Arc::new(warm), ShardId(0), StoreOptions::default()).unwrap();
         let checkpoints = Checkpointer::new(Duration::from_secs(1)).1;
-        Ok((guard, log, ShardMachine { store, waiters: Arc::new(Waiters::default()), checkpoints, durable: all() }))
+        Ok((
+            guard,
+            log,
+            ShardMachine {
+                store,
+                waiters: Arc::new(Waiters::default()),
+                checkpoints,
+                durable: all(),
+                checkpoint_at_bytes: usize::MAX,
+            },
+        ))
     }
 }
 

@@ -27,6 +27,8 @@ pub struct ShardMachine {
     pub checkpoints: CheckpointSignal,
     /// How far the log is on this disk.
     pub durable: Durable,
+    /// Bytes in memory at which a checkpoint is brought forward: before the bound at which leaders refuse.
+    pub checkpoint_at_bytes: usize,
 }
 
 impl std::fmt::Debug for ShardMachine {
@@ -91,6 +93,9 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             let applied = self.apply_entry(entry.log_id, entry.payload)?;
             if let Some(responder) = responder {
                 responder.send(applied);
+            }
+            if self.store.hot_bytes() >= self.checkpoint_at_bytes {
+                self.checkpoints.bring_forward();
             }
         }
         Ok(())

@@ -24,6 +24,10 @@ use super::waiters::Waiters;
 use crate::supervise::Supervisor;
 use crate::surroundings::Clock;
 
+/// A checkpoint is brought forward when memory is filled to this part of its bound (a half): the other half takes what is
+/// applied while it is written.
+const CHECKPOINT_AT_PART: usize = 2;
+
 /// A shard's region in the log.
 fn region(shard: ShardId) -> GroupId {
     GroupId(100 + u64::from(shard.0))
@@ -103,8 +107,9 @@ async fn start_shard(
     let store = tokio::task::spawn_blocking(move || ShardStore::open(warm, shard, store_options)).await??;
     let waiters = Arc::new(Waiters::default());
     let (log, durable) = LogStore::open(options.log.group(region(shard)))?;
-    let checkpoints = checkpoints.clone();
-    let machine = ShardMachine { store: store.clone(), waiters: waiters.clone(), checkpoints, durable };
+    let (checkpoints, checkpoint_at_bytes) = (checkpoints.clone(), options.store.hot_bytes_max / CHECKPOINT_AT_PART);
+    let machine =
+        ShardMachine { store: store.clone(), waiters: waiters.clone(), checkpoints, durable, checkpoint_at_bytes };
     let network = GroupNetwork { group: shard_group(shard), clients: options.clients.clone() };
     let config = raft_config(&format!("shard {shard}"), options.timing)?;
     let raft = Raft::new(options.node, config, network, log, machine).await?;
