@@ -144,7 +144,7 @@ impl Oracle {
         let at = book.records.len();
         book.by_key.insert((sender.clone(), message.key), at);
         book.records.push(Record { intent, fate: Fate::Unknown });
-        book.gap.sent(Instant::now());
+        book.gap.sent(at, Instant::now());
         message
     }
 
@@ -162,7 +162,7 @@ impl Oracle {
         };
         let before = std::mem::replace(&mut book.records[at].fate, fate);
         match (before, fate) {
-            (Fate::Unknown, _) => book.gap.answered(Instant::now(), outcome.is_ok()),
+            (Fate::Unknown, _) => book.gap.answered(at, Instant::now(), outcome.is_ok()),
             (was, is) if was != is => {
                 book.contradictions.push(format!("the key {key} was answered {was:?}, then {is:?}"))
             }
@@ -220,7 +220,7 @@ impl Oracle {
         self.book().contradictions.clone()
     }
 
-    /// The longest time without any ack while a send was waiting for one.
+    /// The longest any message waited for its ack.
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
         self.book().gap.longest()

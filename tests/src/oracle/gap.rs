@@ -1,29 +1,24 @@
-//! The longest silence: time without any ack while at least one send was waiting for one. Pure; time is passed in.
+//! The longest gap: how long the message that waited longest for its ack had to wait, from the moment it was handed to the
+//! client library. No other message's ack hides it. Pure; time is passed in.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct GapMeter {
-    waiting: usize,
-    /// When the silence began that goes on now; none while nothing waits.
-    since: Option<Instant>,
+    /// When each message without an answer was handed over, by its place in the book.
+    waiting: HashMap<usize, Instant>,
     longest: Duration,
 }
 
 impl GapMeter {
-    pub(super) fn sent(&mut self, now: Instant) {
-        self.waiting += 1;
-        self.since.get_or_insert(now);
+    pub(super) fn sent(&mut self, message: usize, now: Instant) {
+        self.waiting.insert(message, now);
     }
 
-    pub(super) fn answered(&mut self, now: Instant, acked: bool) {
-        self.waiting = self.waiting.saturating_sub(1);
-        if acked && let Some(since) = self.since {
+    pub(super) fn answered(&mut self, message: usize, now: Instant, acked: bool) {
+        if let Some(since) = self.waiting.remove(&message).filter(|_| acked) {
             self.longest = self.longest.max(now.saturating_duration_since(since));
-            self.since = Some(now);
-        }
-        if self.waiting == 0 {
-            self.since = None;
         }
     }
 
@@ -37,16 +32,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_counts_only_while_somebody_waits() {
+    fn the_longest_wait_counts_whatever_else_is_acked_meanwhile() {
         let (mut gap, start) = (GapMeter::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        gap.sent(at(0));
-        gap.answered(at(10), true);
-        gap.sent(at(5_000));
-        gap.sent(at(5_010));
-        gap.answered(at(5_020), true);
-        assert_eq!(gap.longest(), Duration::from_millis(20), "nobody waited from 10 to 5,000");
-        gap.answered(at(5_320), true);
-        assert_eq!(gap.longest(), Duration::from_millis(300));
+        gap.sent(0, at(0));
+        for message in 1..50 {
+            gap.sent(message, at(message as u64 * 10));
+            gap.answered(message, at(message as u64 * 10 + 5), true);
+        }
+        assert_eq!(gap.longest(), Duration::from_millis(5));
+        gap.answered(0, at(900), true);
+        assert_eq!(gap.longest(), Duration::from_millis(900));
+        gap.sent(50, at(1_000));
+        gap.answered(50, at(9_000), false);
+        assert_eq!(gap.longest(), Duration::from_millis(900), "a refusal is no ack");
     }
 }
