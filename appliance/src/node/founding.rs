@@ -15,10 +15,11 @@ use crate::config::Config;
 const MS_PER_YEAR: u64 = 31_556_952_000;
 const MS_PER_H: u64 = 3_600_000;
 
-/// Where clients are told to connect: what the configuration says, else where this node really listens (a wildcard address
-/// becomes loopback, as nothing better is known).
+/// Where clients are told to connect: what the configuration says of this node, else where it really listens (a wildcard
+/// address becomes loopback, as nothing better is known).
 pub(super) fn advertised(config: &Config, bound: SocketAddr) -> String {
-    match &config.node.advertise {
+    let listed = config.members.iter().find(|member| member.id == config.node.id).map(|member| &member.client);
+    match config.node.advertise.as_ref().or(listed) {
         Some(address) => address.clone(),
         None if bound.ip().is_unspecified() => format!("127.0.0.1:{}", bound.port()),
         None => bound.to_string(),
