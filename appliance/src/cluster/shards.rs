@@ -29,7 +29,7 @@ use crate::surroundings::Clock;
 const CHECKPOINT_AT_PART: usize = 2;
 
 /// A shard's region in the log.
-fn region(shard: ShardId) -> GroupId {
+pub(super) fn region(shard: ShardId) -> GroupId {
     GroupId(100 + u64::from(shard.0))
 }
 
