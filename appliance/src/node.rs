@@ -6,6 +6,7 @@ mod admin;
 mod founding;
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,7 @@ struct Node {
     leaderships: Arc<Leaderships>,
     edge: Arc<Edge>,
     log: RaftLog,
-    /// Cancelled when the edge is to send its sessions away.
+    /// Cancelled when the edge is to take no more connections.
     drain_edge: CancellationToken,
     drain_deadline: Duration,
 }
@@ -266,7 +267,12 @@ impl Node {
             }
         });
         let program = crate::system::program();
-        println!("{}", welcome::welcome(&report, &program, &config.node.data, config.is_default_data()));
+        // A closed standard output is no reason to stop.
+        let _ = writeln!(
+            std::io::stdout(),
+            "{}",
+            welcome::welcome(&report, &program, &config.node.data, config.is_default_data())
+        );
         Ok(Self {
             member,
             leaderships,
@@ -280,11 +286,11 @@ impl Node {
     /// Leaves in order (B7).
     async fn stop(self, supervisor: &Supervisor) -> anyhow::Result<()> {
         self.member.begin_draining();
-        let kept = self.leaderships.hand_over().await;
+        self.drain_edge.cancel();
+        let (kept, ()) = tokio::join!(self.leaderships.hand_over(), self.member.hand_over_meta());
         if kept > 0 && self.member.transport_has_peers() {
             tracing::warn!(kept, "some leaderships had nobody to go to");
         }
-        self.drain_edge.cancel();
         self.edge.drained(self.drain_deadline).await;
         // Sessions have their answers; sessions of other nodes find the new leaders.
         let checkpointed = self.member.shut_down().await;

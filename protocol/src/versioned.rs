@@ -1,5 +1,5 @@
 //! The envelope of everything Iris writes to disk or sends to a peer: one version byte, then postcard. A type that changes
-//! gets the next version and a reader for the one before (design.md, Storage).
+//! gets the next version and a reader for the one before.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

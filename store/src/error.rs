@@ -12,7 +12,7 @@ use crate::command::CommandError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// SQLite failed: disk full, disk error, damage.
-    #[error("{path}: {action} failed: {source}. Check free space and the disk's health, then start again; if it stays, this node's data is damaged: see `iris store check`", path = .path.display())]
+    #[error("{path}: {action} failed: {source}. Check free space and the disk's health, then start again; if it stays, this node's data is damaged: keep a copy of the data folder", path = .path.display())]
     Sqlite {
         /// The database file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum StoreError {
         source: Arc<std::io::Error>,
     },
     /// A checksum or an encoding is wrong: the file was damaged or written by something else.
-    #[error("{path}: {what} is damaged ({why}). Don't delete the file: `iris store check` says more, and the other nodes may hold the data", path = .path.display())]
+    #[error("{path}: {what} is damaged ({why}). Don't delete the file: keep a copy of the data folder; the other nodes may hold the data", path = .path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,

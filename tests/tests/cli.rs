@@ -1,4 +1,4 @@
-//! The command line as scripts use it (design.md, "The command line"; D1): identity, config, token, send, tail, status, and the
+//! The command line as scripts use it (D1): identity, config, token, send, tail, status, and the
 //! exit codes 0 done, 1 failed, 2 usage, 3 unreachable.
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -1,5 +1,5 @@
 //! The rules of this repository that no compiler knows (examples.md): files say what they own, stay short, hold nothing
-//! half-done; crates see only those above them (design.md); what the README names exists.
+//! half-done; crates see only those above them (docs/ARCHITECTURE.md); what the README names exists.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;

@@ -20,11 +20,13 @@ use crate::cluster::meta::{Pki, Secret};
 /// The name every client checks, whatever address it dialled (docs/protocol.md, Connection).
 pub const SERVER_NAME: &str = "iris.internal";
 
-/// Years the CA's certificate is valid: longer than the machines live.
-const CA_YEARS: i32 = 10;
+/// Years the certificates are valid: longer than the machines live. The leaf lives as long as the CA, because nothing reissues it yet.
+const VALID_YEARS: i32 = 10;
 
-/// Years the leaf is valid; it is reissued with the same key long before.
-const LEAF_YEARS: i32 = 2;
+/// Certificates count from this year, and are made as if no clock stood before [`YEAR_MIN`]: a machine without a battery may boot in
+/// 1970 and found a cluster.
+const NOT_BEFORE_YEAR: i32 = 2000;
+const YEAR_MIN: i32 = 2026;
 
 /// Makes a CA and a leaf certificate that carries these names besides [`SERVER_NAME`] and `localhost`: node names and
 /// addresses, for clients that check those. `year` is the current one.
@@ -32,14 +34,14 @@ const LEAF_YEARS: i32 = 2;
 /// # Errors
 /// The crypto library failed, or a name is no DNS name or address.
 pub fn found(cluster: &str, names: &[String], year: i32) -> anyhow::Result<Pki> {
+    let not_after = rcgen::date_time_ymd(year.max(YEAR_MIN) + VALID_YEARS, 1, 1);
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.distinguished_name.push(DnType::CommonName, format!("Iris CA {cluster}"));
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // A day of slack in both directions costs nothing and forgives clocks.
-    ca.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
-    ca.not_after = rcgen::date_time_ymd(year + CA_YEARS, 1, 1);
+    ca.not_before = rcgen::date_time_ymd(NOT_BEFORE_YEAR, 1, 1);
+    ca.not_after = not_after;
     let ca_cert = ca.self_signed(&ca_key)?;
 
     let leaf_key = KeyPair::generate()?;
@@ -48,8 +50,8 @@ pub fn found(cluster: &str, names: &[String], year: i32) -> anyhow::Result<Pki> 
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
-    leaf.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
-    leaf.not_after = rcgen::date_time_ymd(year + LEAF_YEARS, 1, 1);
+    leaf.not_before = rcgen::date_time_ymd(NOT_BEFORE_YEAR, 1, 1);
+    leaf.not_after = not_after;
     let leaf_cert = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &ca_key))?;
 
     Ok(Pki {

@@ -49,9 +49,10 @@ pub(super) fn spawn(
             let command = Command(encode(&MetaCommand::Found(Box::new((*founding).clone()))).into());
             while view.borrow().is_none() && !stop.is_cancelled() {
                 if meta.is_leader() {
-                    match meta.client_write(command.clone()).await {
-                        Ok(_) => tracing::info!(cluster = %founding.cluster, "the cluster is founded"),
-                        Err(error) => tracing::debug!(%error, "could not found the cluster yet"),
+                    match tokio::time::timeout(PROPOSE_DEADLINE, meta.client_write(command.clone())).await {
+                        Ok(Ok(_)) => tracing::info!(cluster = %founding.cluster, "the cluster is founded"),
+                        Ok(Err(error)) => tracing::debug!(%error, "could not found the cluster yet"),
+                        Err(_) => tracing::debug!("could not found the cluster in time"),
                     }
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
@@ -127,7 +128,7 @@ pub(super) fn spawn_description(
 }
 
 async fn propose(meta: &MetaRaft, clients: &RpcClients, command: Bytes) -> anyhow::Result<()> {
-    let leader = match meta.client_write(Command(command.clone())).await {
+    let leader = match tokio::time::timeout(PROPOSE_DEADLINE, meta.client_write(Command(command.clone()))).await? {
         Ok(_) => return Ok(()),
         Err(openraft::error::RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => forward.leader_id,
         Err(error) => return Err(error.into()),

@@ -62,26 +62,25 @@ pub async fn follow_leadership(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut metrics = raft.server_metrics();
+    let mut confirmed_term = None;
     loop {
         // Cloned at once: a reference held across an await would block the Raft core.
         let (leader, term) = {
             let now = metrics.borrow_and_update();
             (now.current_leader, now.vote.leader_id.term)
         };
-        if leader == Some(node) {
-            let became = tokio::select! {
+        let leads = leader == Some(node);
+        let ready = leads && confirmed_term == Some(term);
+        let before = publish.send_replace(Leadership { leader, ready });
+        if before.ready && !ready {
+            waiters.wake_all();
+        }
+        if leads && !ready {
+            tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                became = confirm(&raft, node, term) => became?,
-            };
-            publish.send_if_modified(|now| std::mem::replace(now, Leadership { leader, ready: became }) != *now);
-            if !became {
-                continue;
+                confirmed = confirm(&raft, node, term) => if confirmed? { confirmed_term = Some(term) },
             }
-        } else {
-            let before = publish.send_replace(Leadership { leader, ready: false });
-            if before.ready {
-                waiters.wake_all();
-            }
+            continue;
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

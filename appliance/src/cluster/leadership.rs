@@ -33,6 +33,9 @@ const MOVE_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest a node that is going down tries to hand its leaderships over.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(8);
 
+/// Between looks while handing over.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 const WILL_LEAD_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Moves leaderships of one node.
@@ -83,19 +86,29 @@ impl Leaderships {
             let led: Vec<&ShardGroup> = self.groups.iter().filter(|group| self.leads(group)).collect();
             let moves = led.iter().filter_map(|group| Some((*group, self.successor(group)?)));
             let moves: Vec<_> = moves.map(|(group, to)| self.transfer(group, to)).collect();
-            if moves.is_empty() || Instant::now() >= give_up {
+            let alone = !led.iter().any(|group| group.raft.voter_ids().any(|voter| self.is_up_peer(voter)));
+            if led.is_empty() || alone || Instant::now() >= give_up {
                 return led.len();
+            }
+            if moves.is_empty() {
+                // Just elected: nothing has been heard of the others yet.
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             futures::future::join_all(moves).await;
         }
     }
 
+    /// Also while it is not confirmed yet.
     fn leads(&self, group: &ShardGroup) -> bool {
-        group.leadership.borrow().leader == Some(self.node)
+        group.raft.metrics().borrow_watched().current_leader == Some(self.node)
+    }
+
+    fn is_up_peer(&self, node: NodeId) -> bool {
+        node != self.node && self.transport.is_up(node)
     }
 
     fn successor(&self, group: &ShardGroup) -> Option<NodeId> {
-        let voters = group.raft.voter_ids().filter(|voter| *voter != self.node && self.transport.is_up(*voter));
+        let voters = group.raft.voter_ids().filter(|voter| self.is_up_peer(*voter));
         voters.filter_map(|voter| Some((lag(group, voter)?, voter))).min().map(|(_, voter)| voter)
     }
 

@@ -18,8 +18,9 @@ use super::raft_types::{Entry, LogId, TypeConfig, Vote, decode, decode_entry, en
 const VOTE_KEY: &[u8] = b"vote";
 const PURGED_KEY: &[u8] = b"purged";
 
-/// Bytes of entries read from the log at once: bounds what replication and re-apply hold per group. One entry may exceed it.
-const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of entries read from the log at once, and so sent to a follower at once: little enough that other groups' heartbeats on
+/// the same stream don't wait long behind it. One entry may exceed it.
+const READ_BYTES_MAX: usize = 512 * 1024;
 
 /// One group's log, as openraft wants it. Cheap to clone; clones share the cached vote and the durable mark.
 #[derive(Clone)]

@@ -37,6 +37,12 @@ const PEER_STREAMS_MAX: usize = 256;
 /// Entries per append request; [`super::log_store`] bounds their bytes.
 const PAYLOAD_ENTRIES_MAX: u64 = 256;
 
+/// Longest a Raft core may take to stop.
+const CORE_STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Longest the meta group may take to have another leader when this node goes.
+const HAND_OVER_META_DEADLINE: Duration = Duration::from_secs(2);
+
 /// The meta group's Raft handle.
 pub type MetaRaft = Raft<TypeConfig, MetaMachine>;
 
@@ -127,6 +133,10 @@ impl Member {
 
         let (log, durable) = LogStore::open(options.log.group(META_REGION))?;
         let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), durable)?;
+        // Before anything of Raft runs: groups with other members would take each other's entries for their own.
+        if let Some(state) = meta_view.borrow().as_ref() {
+            check_members(&options.founding, state)?;
+        }
         let network = GroupNetwork { group: META_GROUP, clients: clients.clone() };
         let config = raft_config("meta", options.timing)?;
         let meta = Raft::new(options.node, config, network, log, machine).await?;
@@ -137,14 +147,9 @@ impl Member {
         let handler = Arc::new(PeerHandler { meta: meta.clone(), shards: shards_view, draining: draining.clone() });
         serve_peers(supervisor, options.acceptor, handler);
 
-        founding::spawn(supervisor, &meta, &meta_view, &options.members, options.founding);
+        founding::spawn(supervisor, &meta, &meta_view, &options.members, options.founding.clone());
         let state = founding::wait_until_founded(&meta_view, stop).await?;
-        anyhow::ensure!(
-            state.nodes.contains_key(&options.node),
-            "node {} is not a member of the cluster in this data folder (its members: {:?}); was the id in the configuration changed?",
-            options.node,
-            state.nodes.keys().map(|node| node.0).collect::<Vec<_>>()
-        );
+        check_members(&options.founding, &state)?;
         founding::spawn_description(supervisor, &meta, &meta_view, options.node, options.record, clients.clone());
 
         let batches = Arc::new(BatchCounters::default());
@@ -191,6 +196,20 @@ impl Member {
         state.iter().flat_map(|state| state.nodes.keys()).any(|node| *node != self.node && self.transport.is_up(*node))
     }
 
+    /// Hands the meta group's leadership over, if it is here and another member is up; gives up after a moment.
+    pub async fn hand_over_meta(&self) {
+        let others: Vec<NodeId> =
+            self.meta.voter_ids().filter(|voter| *voter != self.node && self.transport.is_up(*voter)).collect();
+        let Some(to) = others.first().filter(|_| self.meta.is_leader()) else { return };
+        if let Err(fatal) = self.meta.trigger().transfer_leader(*to).await {
+            tracing::warn!(%fatal, "could not hand the meta group's leadership over");
+            return;
+        }
+        let me = self.node;
+        let moved = self.meta.wait(Some(HAND_OVER_META_DEADLINE));
+        let _ = moved.metrics(|now| now.current_leader.is_some_and(|leader| leader != me), "another meta leader").await;
+    }
+
     /// From now on this node takes no leadership back.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -203,15 +222,36 @@ impl Member {
     pub async fn shut_down(&self) -> anyhow::Result<()> {
         let checkpointed = super::checkpointer::checkpoint_all(&self.shards.stores()).await;
         for group in self.shards.by_id.values() {
-            if let Err(error) = group.raft.shutdown().await {
-                tracing::warn!(shard = %group.shard, %error, "a Raft core did not stop cleanly");
+            if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, group.raft.shutdown()).await, Ok(Ok(()))) {
+                tracing::warn!(shard = %group.shard, "a Raft core did not stop cleanly");
             }
         }
-        if let Err(error) = self.meta.shutdown().await {
-            tracing::warn!(%error, "the meta group's Raft core did not stop cleanly");
+        if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, self.meta.shutdown()).await, Ok(Ok(()))) {
+            tracing::warn!("the meta group's Raft core did not stop cleanly");
         }
         checkpointed
     }
+}
+
+/// The members that the configuration names must be those the cluster was founded with, by id and key: this version can't
+/// change them, and a node that went on would let two clusters' logs overwrite each other.
+fn check_members(configured: &MetaState, founded: &MetaState) -> anyhow::Result<()> {
+    let members =
+        |state: &MetaState| state.nodes.iter().map(|(id, node)| format!("{id} ({})", node.key)).collect::<Vec<_>>();
+    let (now, then) = (members(configured), members(founded));
+    anyhow::ensure!(
+        now == then,
+        "the configuration's members are {}, but this data folder's cluster was founded with {}. This version can't change the members of a \
+         cluster: put the list back as it was, or start this node with another data folder",
+        now.join(", "),
+        then.join(", ")
+    );
+    if configured.shards.len() != founded.shards.len() || configured.dedup != founded.dedup {
+        tracing::warn!(
+            "shards.count and the store's dedup settings were fixed when the cluster was founded; the configuration's are not used"
+        );
+    }
+    Ok(())
 }
 
 /// openraft's settings for one group. `enable_leader_restore` stays off: with it a restarted leader answered stale reads

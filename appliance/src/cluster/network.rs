@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use iris_protocol::NodeId;
@@ -20,6 +21,11 @@ use super::raft_wire;
 use super::rpc::{Method, RpcClients, RpcError};
 use super::snapshots::{SnapshotOf, no_snapshots};
 use super::transport::Channel;
+
+/// For requests that carry entries. openraft's own limit is made for heartbeats (a part of their interval): over a slow link, or
+/// before a slow disk, the same entries would be sent again and again and their answers always come too late. A dead peer is
+/// noticed by its link, long before this.
+const ENTRIES_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Makes the clients of one group.
 #[derive(Clone)]
@@ -52,9 +58,9 @@ fn unreachable(error: &(impl std::error::Error + 'static)) -> Error {
 }
 
 impl GroupPeer {
-    async fn call(&self, method: Method, payload: Bytes, option: &RPCOption) -> Result<Bytes, Error> {
+    async fn call(&self, method: Method, payload: Bytes, deadline: Duration) -> Result<Bytes, Error> {
         let client = self.clients.get(self.target, Channel::Raft).map_err(|error| unreachable(&error))?;
-        client.call(method, self.group, payload, option.soft_ttl()).await.map_err(|error| match error {
+        client.call(method, self.group, payload, deadline).await.map_err(|error| match error {
             // Retried at once: the peer may just be slow. Everything else backs off.
             RpcError::Deadline(_) => RPCError::Network(openraft::error::NetworkError::new(&error)),
             other => unreachable(&other),
@@ -67,7 +73,7 @@ impl GroupPeer {
         question: &Q,
         option: &RPCOption,
     ) -> Result<A, Error> {
-        let answer = self.call(method, encode(question).into(), option).await?;
+        let answer = self.call(method, encode(question).into(), option.soft_ttl()).await?;
         decode("raft answer", &answer).map_err(|error| unreachable(&error))
     }
 }
@@ -80,7 +86,8 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Error> {
-        let answer = self.call(Method::AppendEntries, raft_wire::encode_append(&rpc), &option).await?;
+        let deadline = if rpc.entries.is_empty() { option.soft_ttl() } else { ENTRIES_DEADLINE };
+        let answer = self.call(Method::AppendEntries, raft_wire::encode_append(&rpc), deadline).await?;
         decode("append answer", &answer).map_err(|error| unreachable(&error))
     }
 

@@ -1,5 +1,5 @@
 //! openraft's state machine over a shard's store: applies batches in order, wakes waiting readers, and holds apply back while
-//! memory is full (design.md, Hot tier). Snapshots: see docs/decisions/0004-no-snapshots-while-the-log-is-whole.md.
+//! memory is full. Snapshots: see docs/decisions/0004-no-snapshots-while-the-log-is-whole.md.
 
 use std::io;
 use std::sync::Arc;

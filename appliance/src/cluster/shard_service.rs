@@ -77,10 +77,14 @@ impl ShardGroup {
             return Ok(page);
         }
         let (store, user) = (self.store.clone(), user.clone());
-        tokio::task::spawn_blocking(move || store.read(&user, after, limits))
+        let page = tokio::task::spawn_blocking(move || store.read(&user, after, limits))
             .await
-            .map_err(|error| Refused::Failed(error.to_string()))?
-            .map_err(|error| Refused::Failed(error.to_string()))
+            .map_err(|error| Refused::Failed(error.to_string()))?;
+        // Logged here, where the disk is: the asking edge only tries again.
+        page.map_err(|error| {
+            tracing::error!(shard = %self.shard, %error, "an inbox can't be read");
+            Refused::Failed(error.to_string())
+        })
     }
 
     /// A device's stored cursor.

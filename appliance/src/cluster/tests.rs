@@ -92,6 +92,10 @@ async fn open_log(folder: &Path) -> RaftLog {
 }
 
 async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
+    try_start(net, dir, id, founding).await.unwrap()
+}
+
+async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyhow::Result<Node> {
     let me = NodeId(id);
     let (inbox, acceptor) = mpsc::channel(64);
     net.0.lock().unwrap().insert(me, inbox);
@@ -114,7 +118,7 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
         surroundings: Surroundings::system(),
         founding: founding.clone(),
     };
-    let member = Member::start(options, &supervisor, &CancellationToken::new()).await.unwrap();
+    let member = Member::start(options, &supervisor, &CancellationToken::new()).await?;
     let parts = RouterParts {
         node: me,
         meta: member.meta_view.clone(),
@@ -128,7 +132,7 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
         let stop = supervisor.stopping();
         tokio::spawn(async move { uplink.run(&stop).await });
     }
-    Node { member, router, supervisor, log, net: net.clone() }
+    Ok(Node { member, router, supervisor, log, net: net.clone() })
 }
 
 impl Node {
@@ -227,4 +231,19 @@ async fn a_lone_member_restarts_from_checkpoint_and_log() {
         assert_eq!(node.send("alice", 0).await, SubmitOutcome::Committed { id: expected[0].0, duplicate: true });
         node.die().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founded_cluster_refuses_another_list_of_members() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());
+    let alone = founding(&[NodeId(1)]);
+    start(&net, dir.path(), 1, &alone).await.die().await;
+    let mut three = founding(&[NodeId(1), NodeId(2), NodeId(3)]);
+    three.nodes.insert(NodeId(1), alone.nodes[&NodeId(1)].clone());
+    let refused = try_start(&net, dir.path(), 1, &three).await.err().expect("it must not start").to_string();
+    assert!(refused.contains("can't change the members"), "{refused}");
+    let mut rekeyed = alone.clone();
+    rekeyed.nodes.get_mut(&NodeId(1)).unwrap().key = Identity::ephemeral().peer_id();
+    assert!(try_start(&net, dir.path(), 1, &rekeyed).await.is_err());
+    start(&net, dir.path(), 1, &alone).await.die().await;
 }

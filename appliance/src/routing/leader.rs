@@ -34,6 +34,9 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Between looks for a leader, when nothing says that it changed: a fraction of an election.
 const LOOK_AGAIN_MS: u64 = 20;
 
+/// Doublings of it: 320 to 640 ms at most, so that a recovered shard is found soon.
+const LOOK_AGAIN_DOUBLINGS_MAX: u32 = 4;
+
 /// No leader could answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the shard has no leader that answers")]
@@ -181,7 +184,7 @@ impl Inner {
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, Unreachable> {
         let give_up = Instant::now() + time;
-        loop {
+        for misses in 0.. {
             match tokio::time::timeout_at(give_up, attempt()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(miss)) => tracing::trace!(shard = %route.shard, %miss, "the shard's leader did not answer"),
@@ -190,13 +193,16 @@ impl Inner {
             if Instant::now() >= give_up {
                 return Err(Unreachable);
             }
-            self.wait_for_change(route).await;
+            self.wait_for_change(route, misses).await;
         }
+        Err(Unreachable)
     }
 
     /// Waits until the leader may be another one; a moment, if nobody tells.
-    pub(super) async fn wait_for_change(&self, route: &Route) {
-        let moment = Duration::from_millis(LOOK_AGAIN_MS + self.random.below(LOOK_AGAIN_MS));
+    /// `misses`: attempts in a row that failed; each makes the moment longer, so that a shard in trouble is not stormed.
+    pub(super) async fn wait_for_change(&self, route: &Route, misses: u32) {
+        let look_again_ms = LOOK_AGAIN_MS << misses.min(LOOK_AGAIN_DOUBLINGS_MAX);
+        let moment = Duration::from_millis(look_again_ms + self.random.below(look_again_ms));
         match &route.local {
             Some(group) => {
                 let mut leadership = group.leadership.clone();

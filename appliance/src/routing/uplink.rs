@@ -35,9 +35,10 @@ impl UplinkTask {
         format!("uplink to shard {}", self.route.shard)
     }
 
-    /// Runs until `stop`. What still waits then is answered by the end of its channel.
+    /// Runs until `stop`. What still waits then is not answered here: the sessions that asked are ending too, and their clients ask elsewhere.
     pub async fn run(&mut self, stop: &CancellationToken) {
         let mut taken = Vec::new();
+        let mut misses = 0;
         loop {
             if self.queue.is_empty() {
                 tokio::select! {
@@ -62,13 +63,17 @@ impl UplinkTask {
                 result = self.router.append_once(&self.route, self.queue.front()) => result,
             };
             let left = match result {
-                Ok(outcomes) => self.queue.complete(&outcomes),
+                Ok(outcomes) => {
+                    misses = 0;
+                    self.queue.complete(&outcomes)
+                }
                 Err(miss) => {
                     tracing::trace!(shard = %self.route.shard, %miss, "an append did not get through; it is sent again");
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = self.router.wait_for_change(&self.route) => {}
+                        () = self.router.wait_for_change(&self.route, misses) => {}
                     }
+                    misses += 1;
                     self.queue.expire(Instant::now())
                 }
             };

@@ -28,7 +28,7 @@ pub enum LogError {
         why: Arc<str>,
     },
     /// What is on disk can't be what was written.
-    #[error("{path}: the Raft log is damaged: {why}. Don't delete it: `iris store check` says more, and the other nodes may hold the data", path = .path.display())]
+    #[error("{path}: the Raft log is damaged: {why}. Don't delete it: keep a copy of the data folder; the other nodes may hold the data", path = .path.display())]
     Corrupt {
         /// The log's folder.
         path: PathBuf,

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use iris_protocol::NodeId;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Method, QUEUE_LEN_MAX, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
+use super::{Method, QUEUE_LEN_MAX, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
 use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
 
 /// Between attempts to open a stream: short, because the link below has its own backoff and says at once that it is down.
@@ -193,11 +193,7 @@ async fn write_calls(
             }
             taken = if out.len() < WRITE_GATHER_MAX { calls.try_recv().ok() } else { None };
         }
-        tokio::time::timeout(WRITE_DEADLINE, async {
-            writer.write_all_buf(&mut out).await?;
-            writer.flush().await
-        })
-        .await??;
+        write_out(&mut writer, &mut out).await?;
     }
     Ok(())
 }

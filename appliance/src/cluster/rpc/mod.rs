@@ -10,8 +10,8 @@ mod server;
 pub use client::{RpcClient, RpcClients, RpcError};
 pub use server::{RpcHandler, serve};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes of one frame: the largest read of the log ([`super::log_store`]), plus one entry over it, with room to spare.
 const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
@@ -24,6 +24,9 @@ const QUEUE_LEN_MAX: usize = 1_024;
 
 /// A stream that takes no byte for this long is broken.
 const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Bytes handed to the stream at once: what must leave within [`WRITE_DEADLINE`].
+const WRITE_PART_LEN: usize = 64 * 1024;
 
 const LEN_FIELD: usize = 4;
 
@@ -98,6 +101,19 @@ fn put_frame(out: &mut BytesMut, head: impl FnOnce(&mut BytesMut), payload: &[u8
     out.put_slice(payload);
     let len = (out.len() - start - LEN_FIELD) as u32;
     out[start..start + LEN_FIELD].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Writes and flushes all of `out`. The deadline is for progress, not for the whole: a slow link is not a broken one.
+async fn write_out(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> std::io::Result<()> {
+    while !out.is_empty() {
+        let part = out.len().min(WRITE_PART_LEN);
+        let written = tokio::time::timeout(WRITE_DEADLINE, writer.write(&out[..part])).await??;
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        out.advance(written);
+    }
+    tokio::time::timeout(WRITE_DEADLINE, writer.flush()).await?
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use iris_protocol::NodeId;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::{Method, QUEUE_LEN_MAX, WRITE_DEADLINE, WRITE_GATHER_MAX, put_frame, read_frame};
+use super::{Method, QUEUE_LEN_MAX, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
 use crate::cluster::transport::{Channel, PeerStream};
 
 /// Longest a request may take: its caller has given up long before, save for reads that wait for news, which wait half of it.
@@ -95,11 +95,7 @@ async fn write_answers(mut writer: WriteHalf<PeerStream>, mut queue: mpsc::Recei
             );
             taken = if out.len() < WRITE_GATHER_MAX { queue.try_recv().ok() } else { None };
         }
-        tokio::time::timeout(WRITE_DEADLINE, async {
-            writer.write_all_buf(&mut out).await?;
-            writer.flush().await
-        })
-        .await??;
+        write_out(&mut writer, &mut out).await?;
     }
     Ok(())
 }
