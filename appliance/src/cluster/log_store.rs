@@ -54,9 +54,17 @@ impl LogStore {
         }
     }
 
-    /// Entries from `start` (inclusive) to `end` (exclusive), as many as fit the limit, at least one if there is one.
-    fn read(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let records = self.log.read(start..end, READ_BYTES_MAX).map_err(io::Error::other)?;
+    /// Entries from `start` (inclusive) to `end` (exclusive), as many as fit the limit, at least one if there is one. The tail comes
+    /// from memory; the disk is read off the runtime's threads, which have heartbeats to send.
+    async fn read(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let records = match self.log.read_cached(start..end, READ_BYTES_MAX) {
+            Some(records) => records,
+            None => {
+                let log = self.log.clone();
+                let read = tokio::task::spawn_blocking(move || log.read(start..end, READ_BYTES_MAX));
+                read.await.map_err(io::Error::other)?.map_err(io::Error::other)?
+            }
+        };
         records.iter().map(|record| decode_entry(&record.bytes).map_err(io::Error::other)).collect()
     }
 
@@ -88,7 +96,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             let log = log.clone();
             async move {
                 let at = at.filter(|at| *at < end)?;
-                match log.read(at, end) {
+                match log.read(at, end).await {
                     Ok(entries) if entries.is_empty() => None,
                     Ok(entries) => {
                         let next = at + entries.len() as u64;
@@ -108,7 +116,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let (mut at, end) = self.bounds(&range);
         let mut entries = Vec::new();
         while at < end {
-            let piece = self.read(at, end)?;
+            let piece = self.read(at, end).await?;
             if piece.is_empty() {
                 break;
             }
@@ -123,7 +131,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end)
+        self.read(start, end).await
     }
 }
 
@@ -133,7 +141,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let last_purged_log_id = Self::purged(&self.log)?;
         let last = match self.log.last_index() {
-            Some(last) => self.read(last, last + 1)?.first().map(|entry| entry.log_id),
+            Some(last) => self.read(last, last + 1).await?.first().map(|entry| entry.log_id),
             None => None,
         };
         Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })

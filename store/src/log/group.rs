@@ -253,6 +253,20 @@ impl GroupLog {
         Ok(self.shared().engine.value(self.group.id.0, key))
     }
 
+    /// As [`Self::read`], if the cache alone can answer; `None` means `read` must, which blocks on the disk.
+    #[must_use]
+    pub fn read_cached(&self, range: Range<u64>, bytes_max: usize) -> Option<Vec<LogEntry>> {
+        self.check_readable().ok()?;
+        let state = self.state();
+        let Some((first, last)) = state.span else { return Some(Vec::new()) };
+        let (begin, end) = (range.start.max(first), range.end.min(last + 1));
+        if begin >= end {
+            return Some(Vec::new());
+        }
+        let cache_first = state.cache.front()?.entry.index;
+        (begin >= cache_first).then(|| state.cached(begin, end, bytes_max))
+    }
+
     /// Entries of `range` that exist, contiguous from the first of them: at least one, then as many as `bytes_max` allows.
     /// Joins disk and cache in one answer. Blocks on the disk for entries older than the cache.
     ///
