@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId};
-use iris_store::warm::{Changes, ShardRow, WarmStore};
+use iris_store::warm::{
+    BucketId, Changes, CursorRow, DedupKey, FirstAppend, ShardRow, Verified, WarmRecord, WarmStore, WarmView,
+};
 use iris_store::{
     AppliedMark, Entry, Item, NewMessage, Outcome, PageLimits, ShardStore, StoreError, StoreOptions, Warm, encode_batch,
 };
@@ -227,16 +229,39 @@ impl WarmStore for Gate {
     fn shard(&self, shard: ShardId) -> Result<Option<ShardRow>, StoreError> {
         self.warm.shard(shard)
     }
-    fn cursors(&self, shard: ShardId, each: &mut dyn FnMut(UserId, DeviceId, EntryId)) -> Result<(), StoreError> {
+    fn shards(&self) -> Result<Vec<ShardId>, StoreError> {
+        self.warm.shards()
+    }
+    fn cursors(&self, shard: ShardId, each: &mut dyn FnMut(CursorRow)) -> Result<(), StoreError> {
         self.warm.cursors(shard, each)
     }
-    fn dedup_blocks(
+    fn dedup_find(
         &self,
         shard: ShardId,
-        from: EntryId,
-        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+        bucket: BucketId,
+        keys: &[(MessageKey, &UserId)],
+    ) -> Result<Vec<Option<FirstAppend>>, StoreError> {
+        self.warm.dedup_find(shard, bucket, keys)
+    }
+    fn dedup_keys(&self, shard: ShardId, bucket: BucketId, each: &mut dyn FnMut(DedupKey)) -> Result<(), StoreError> {
+        self.warm.dedup_keys(shard, bucket, each)
+    }
+    fn view(&self, shard: ShardId) -> Result<Option<Box<dyn WarmView>>, StoreError> {
+        self.warm.view(shard)
+    }
+    fn install(
+        &self,
+        shard: ShardId,
+        row: &ShardRow,
+        records: &mut dyn Iterator<Item = Result<WarmRecord, StoreError>>,
     ) -> Result<(), StoreError> {
-        self.warm.dedup_blocks(shard, from, each)
+        self.warm.install(shard, row, records)
+    }
+    fn remove(&self, shard: ShardId) -> Result<(), StoreError> {
+        self.warm.remove(shard)
+    }
+    fn verify(&self, each: &mut dyn FnMut(Verified)) -> Result<(), StoreError> {
+        self.warm.verify(each)
     }
     fn checkpoint(&self, shard: ShardId, changes: &Changes<'_>) -> Result<(), StoreError> {
         if self.committed_first.load(Ordering::SeqCst) {

@@ -1,27 +1,21 @@
 //! Exact deduplication by (sender, key) over a window of entry-id time (A3). Owns the keys in memory, in order of first
-//! append, an index into them, the senders' numbers, and the encoding of keys for a checkpoint. Never probabilistic.
+//! append, an index into them, the senders' numbers, and which bucket a checkpoint's keys go to. Never probabilistic.
 //!
 //! Memory: 40 bytes a key in a queue and 5 to 10 in the index. Keys leave at the front only: by age, or, at the bound, early,
 //! which is counted. Both depend on the log alone, so every replica forgets the same keys at the same entry.
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::BufMut;
 use hashbrown::HashTable;
 use iris_protocol::{EntryId, MessageKey, UserId};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::hash::FastHash;
 use super::layer::Layer;
 use super::types::StoreOptions;
-use crate::warm::DedupBlock;
+use crate::warm::{BucketId, BucketRow, DedupKey};
 
-/// Keys in one block of a checkpoint: some 2.5 MB, read and written in one piece.
-const BLOCK_KEYS_MAX: usize = 65_536;
-const BLOCK_VERSION: u8 = 1;
-const BLOCK_HEAD_LEN: usize = 1 + 4 + 4;
-const BLOCK_KEY_LEN: usize = 4 + 16 + 8 + 8;
-const BLOCK_SUM_LEN: usize = 8;
+/// Keys in one bucket of the warm tier, a checkpoint's more or less.
+const BUCKET_KEYS_MAX: u32 = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Dedup {
@@ -137,17 +131,16 @@ impl Dedup {
         hash_of(self.hash, sender, key)
     }
 
-    /// Takes the keys of a block, those from before `from` excepted.
-    pub(super) fn load(&mut self, block: &[u8], from: EntryId) -> Result<(), String> {
-        let (names, keys) = decode_block(block)?;
-        for (key, name) in keys.into_iter().filter(|(key, _)| key.id >= from) {
+    /// Takes the keys of a bucket, those from before `from` excepted.
+    pub(super) fn load(&mut self, mut keys: Vec<DedupKey>, from: EntryId) -> Result<(), String> {
+        keys.sort_unstable_by_key(|key| key.id);
+        for key in keys.into_iter().filter(|key| key.id >= from) {
             if self.keys.back().is_some_and(|last| last.id >= key.id) {
                 return Err(format!("id {} is out of order", key.id));
             }
-            let name = names.get(name).ok_or("a sender that isn't in its table")?;
-            let sender = match self.sender(name.as_str()) {
+            let sender = match self.sender(key.sender.as_str()) {
                 Some(sender) => sender,
-                None => self.intern(name.clone()),
+                None => self.intern(key.sender),
             };
             self.insert(sender, key.key, key.id, key.digest);
         }
@@ -203,93 +196,50 @@ impl Senders {
     }
 }
 
-/// The keys of a layer's entries, in blocks, ascending. Layout, little endian: version u8, sender count u32, key count u32,
-/// senders (length u16, name), keys (sender u32, key 16, id u64, digest u64), xxh3 of all that u64.
-pub(super) fn blocks(layer: &Layer) -> Vec<DedupBlock> {
+/// The buckets after a layer's keys went into the last or a new one, and those that ended before `from`.
+pub(super) fn buckets(
+    before: &[BucketRow],
+    layer: &Layer,
+    last: EntryId,
+    from: EntryId,
+) -> (Vec<BucketRow>, Vec<BucketId>) {
+    let mut after = before.to_vec();
+    let first = layer.inboxes().filter_map(|inbox| inbox.entries.first()).map(|entry| entry.id).min();
+    if let Some(first) = first {
+        let new = u32::try_from(layer.entries_len()).unwrap_or(u32::MAX);
+        match after.last_mut().filter(|bucket| bucket.keys.saturating_add(new) <= BUCKET_KEYS_MAX) {
+            Some(bucket) => {
+                bucket.keys += new;
+                bucket.last = last;
+            }
+            None => after.push(BucketRow {
+                id: BucketId(after.last().map_or(0, |bucket| bucket.id.0 + 1)),
+                first,
+                last,
+                keys: new,
+                uuid_ms_max: u64::MAX,
+                ..BucketRow::default()
+            }),
+        }
+    }
+    // The last one stays, for its number: none is used again.
+    let ended = after.len().saturating_sub(1).min(after.partition_point(|bucket| bucket.last < from));
+    let removed = after.drain(..ended).map(|bucket| bucket.id).collect();
+    (after, removed)
+}
+
+/// The keys of a layer's entries.
+pub(super) fn keys(layer: &Layer) -> Vec<DedupKey> {
     let mut all = Vec::with_capacity(layer.entries_len());
     for inbox in layer.inboxes() {
-        all.extend(inbox.entries.iter().zip(&inbox.digests));
+        all.extend(inbox.entries.iter().zip(&inbox.digests).map(|(entry, digest)| DedupKey {
+            key: entry.key,
+            sender: entry.sender.clone(),
+            id: entry.id,
+            digest: *digest,
+        }));
     }
-    all.sort_unstable_by_key(|(entry, _)| entry.id);
-    let chunks = all.chunks(BLOCK_KEYS_MAX);
-    chunks
-        .filter_map(|chunk| {
-            let (first, last) = (chunk.first()?.0.id, chunk.last()?.0.id);
-            let mut numbers: HashMap<&UserId, u32, FastHash> = HashMap::default();
-            let (mut names, mut keys) = (Vec::new(), Vec::with_capacity(chunk.len() * BLOCK_KEY_LEN));
-            for (entry, digest) in chunk {
-                let next = numbers.len() as u32;
-                let number = *numbers.entry(&entry.sender).or_insert_with(|| {
-                    let name = entry.sender.as_bytes();
-                    names.put_u16_le(name.len() as u16);
-                    names.put_slice(name);
-                    next
-                });
-                keys.put_u32_le(number);
-                keys.put_slice(&entry.key.0);
-                keys.put_u64_le(entry.id.0);
-                keys.put_u64_le(**digest);
-            }
-            let mut bytes = Vec::with_capacity(BLOCK_HEAD_LEN + names.len() + keys.len() + BLOCK_SUM_LEN);
-            bytes.put_u8(BLOCK_VERSION);
-            bytes.put_u32_le(numbers.len() as u32);
-            bytes.put_u32_le(chunk.len() as u32);
-            bytes.put_slice(&names);
-            bytes.put_slice(&keys);
-            let sum = xxh3_64(&bytes);
-            bytes.put_u64_le(sum);
-            Some(DedupBlock { first, last, bytes })
-        })
-        .collect()
-}
-
-/// Senders, and keys with their place in the senders.
-type DecodedBlock = (Vec<UserId>, Vec<(Key, usize)>);
-
-fn decode_block(block: &[u8]) -> Result<DecodedBlock, String> {
-    let (content, sum) = block.split_last_chunk::<BLOCK_SUM_LEN>().ok_or("too short")?;
-    if xxh3_64(content) != u64::from_le_bytes(*sum) {
-        return Err("its checksum is wrong".to_owned());
-    }
-    let mut reader = BlockReader(content);
-    let [version] = reader.array()?;
-    if version != BLOCK_VERSION {
-        return Err(format!("version {version}, this Iris reads {BLOCK_VERSION}"));
-    }
-    let senders_len = u32::from_le_bytes(reader.array()?);
-    let keys_len = u32::from_le_bytes(reader.array()?) as usize;
-    let mut senders = Vec::new();
-    for _ in 0..senders_len {
-        let len = usize::from(u16::from_le_bytes(reader.array()?));
-        senders.push(UserId::new(reader.take(len)?).map_err(|error| error.to_string())?);
-    }
-    if reader.0.len() != keys_len.saturating_mul(BLOCK_KEY_LEN) {
-        return Err("its length is wrong".to_owned());
-    }
-    let mut keys = Vec::with_capacity(keys_len);
-    for _ in 0..keys_len {
-        let sender = u32::from_le_bytes(reader.array()?);
-        let key = MessageKey(reader.array()?);
-        let id = EntryId(u64::from_le_bytes(reader.array()?));
-        let digest = u64::from_le_bytes(reader.array()?);
-        // The sender's number is the block's own; the caller gives it one of this process.
-        keys.push((Key { id, digest, key, sender }, sender as usize));
-    }
-    Ok((senders, keys))
-}
-
-struct BlockReader<'a>(&'a [u8]);
-
-impl<'a> BlockReader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or("it ends early")?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (head, rest) = self.0.split_first_chunk::<N>().ok_or("it ends early")?;
-        self.0 = rest;
-        Ok(*head)
-    }
+    // In the order of the table; of a key that was forgotten and used again the later counts.
+    all.sort_unstable_by(|a, b| (a.key, &a.sender, a.id).cmp(&(b.key, &b.sender, b.id)));
+    all
 }

@@ -23,7 +23,7 @@ use iris_protocol::vnode::vnode_of;
 use iris_protocol::{DeviceId, EntryId, ShardId, UserId};
 
 use crate::command::decode_refs;
-use crate::warm::{Changes, InboxChange, ShardRow};
+use crate::warm::{BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupRow, InboxChange, ShardRow};
 use crate::{StoreError, WarmStore};
 
 pub(crate) use limit::PageFill;
@@ -57,6 +57,8 @@ struct State {
     active: Layer,
     frozen: Option<Arc<Frozen>>,
     dedup: Dedup,
+    /// Where the warm tier has the keys.
+    buckets: Vec<BucketRow>,
     cursors: Cursors,
     stats: ShardStats,
 }
@@ -65,6 +67,7 @@ struct State {
 struct Frozen {
     layer: Layer,
     row: ShardRow,
+    buckets_removed: Vec<BucketId>,
 }
 
 impl ShardStore {
@@ -73,30 +76,7 @@ impl ShardStore {
     /// # Errors
     /// The disk's, or damage.
     pub fn open(warm: Arc<dyn WarmStore>, shard: ShardId, options: StoreOptions) -> Result<Self, StoreError> {
-        let row = warm.shard(shard)?.unwrap_or_default();
-        let mut cursors = Cursors::default();
-        warm.cursors(shard, &mut |user, device, cursor| {
-            cursors.raise(&user, &device, cursor);
-        })?;
-        let mut dedup = Dedup::new(&options);
-        warm.dedup_blocks(shard, row.dedup_from, &mut |block| {
-            dedup.load(block, row.dedup_from).map_err(|why| StoreError::Corrupt {
-                path: warm.path().to_owned(),
-                what: format!("the dedup keys of shard {shard}"),
-                why,
-            })
-        })?;
-        let state = State {
-            applied: row.mark.clone(),
-            checkpointed: row.mark,
-            last_stamp: row.last_stamp,
-            floor: row.last_stamp,
-            active: Layer::default(),
-            frozen: None,
-            dedup,
-            cursors,
-            stats: ShardStats::default(),
-        };
+        let state = State::load(warm.as_ref(), shard, &options)?;
         let (state, checkpointing) = (Mutex::new(state), Mutex::default());
         Ok(Self { inner: Arc::new(Inner { shard, warm, options, state, checkpointing }) })
     }
@@ -216,15 +196,26 @@ impl ShardStore {
         let Some(frozen) = self.state().freeze() else {
             return Ok(CheckpointReport { mark: self.checkpointed(), ..CheckpointReport::default() });
         };
-        let cursors = frozen.layer.cursors.to_vec();
-        let dedup = dedup::blocks(&frozen.layer);
+        // When a device was last seen is not known here yet: its cursor's time stands in.
+        let cursors = frozen.layer.cursors.to_vec().into_iter();
+        let cursors: Vec<CursorRow> =
+            cursors.map(|(user, device, cursor)| CursorRow { user, device, cursor, seen: cursor }).collect();
+        let bucket = frozen.row.dedup.buckets.last().map(|bucket| bucket.id);
+        let dedup: Vec<BucketKeys> =
+            bucket.map(|bucket| BucketKeys { bucket, keys: dedup::keys(&frozen.layer) }).into_iter().collect();
         let mut inboxes: Vec<_> = frozen
             .layer
             .inboxes()
             .map(|inbox| InboxChange { vnode: vnode_of(&inbox.user), user: &inbox.user, entries: &inbox.entries })
             .collect();
         inboxes.sort_unstable_by(|a, b| (a.vnode, a.user).cmp(&(b.vnode, b.user)));
-        let changes = Changes { row: &frozen.row, inboxes: &inboxes, cursors: &cursors, dedup: &dedup };
+        let changes = Changes {
+            inboxes: &inboxes,
+            cursors: &cursors,
+            dedup: &dedup,
+            dedup_removed: &frozen.buckets_removed,
+            ..Changes::new(&frozen.row)
+        };
         self.inner.warm.checkpoint(self.inner.shard, &changes)?;
         let report = CheckpointReport {
             mark: frozen.row.mark.clone(),
@@ -263,6 +254,37 @@ impl std::fmt::Debug for ShardStore {
 }
 
 impl State {
+    /// What the last checkpoint left.
+    fn load(warm: &dyn WarmStore, shard: ShardId, options: &StoreOptions) -> Result<Self, StoreError> {
+        let row = warm.shard(shard)?.unwrap_or_default();
+        let mut cursors = Cursors::default();
+        warm.cursors(shard, &mut |row| {
+            cursors.raise(&row.user, &row.device, row.cursor);
+        })?;
+        let mut dedup = Dedup::new(options);
+        for bucket in &row.dedup.buckets {
+            let mut keys = Vec::with_capacity(bucket.keys as usize);
+            warm.dedup_keys(shard, bucket.id, &mut |key| keys.push(key))?;
+            dedup.load(keys, row.dedup.from).map_err(|why| StoreError::Corrupt {
+                path: warm.path().to_owned(),
+                what: format!("the dedup keys of shard {shard}"),
+                why,
+            })?;
+        }
+        Ok(Self {
+            applied: row.mark.clone(),
+            checkpointed: row.mark,
+            last_stamp: row.last_stamp,
+            floor: row.last_stamp,
+            active: Layer::default(),
+            frozen: None,
+            dedup,
+            buckets: row.dedup.buckets,
+            cursors,
+            stats: ShardStats::default(),
+        })
+    }
+
     /// The entry that is applied next must lie behind the mark; nothing applied yet (an empty log id) takes any.
     fn check_order(&self, shard: ShardId, index: u64) -> Result<(), StoreError> {
         let applied = self.applied.index;
@@ -297,12 +319,12 @@ impl State {
             if self.applied == self.checkpointed {
                 return None;
             }
-            let row = ShardRow {
-                mark: self.applied.clone(),
-                last_stamp: self.last_stamp,
-                dedup_from: self.dedup.first_id().unwrap_or(EntryId(self.last_stamp.0 + 1)),
-            };
-            self.frozen = Some(Arc::new(Frozen { layer: std::mem::take(&mut self.active), row }));
+            let from = self.dedup.first_id().unwrap_or(EntryId(self.last_stamp.0 + 1));
+            let (buckets, buckets_removed) = dedup::buckets(&self.buckets, &self.active, self.last_stamp, from);
+            self.buckets.clone_from(&buckets);
+            let row =
+                ShardRow { mark: self.applied.clone(), last_stamp: self.last_stamp, dedup: DedupRow { from, buckets } };
+            self.frozen = Some(Arc::new(Frozen { layer: std::mem::take(&mut self.active), row, buckets_removed }));
         }
         self.frozen.clone()
     }

@@ -2,6 +2,7 @@
 //! fsynced, and the suite every warm store must pass.
 
 mod conformance;
+mod conformance_whole;
 mod lossy_fs;
 
 pub use conformance::warm_store_conforms;

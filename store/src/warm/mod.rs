@@ -1,74 +1,39 @@
 //! The warm tier: what a shard's checkpoints left on disk, behind a small trait, so that another embedded store can take
-//! SQLite's place. Owns the trait and the shapes that cross it; each adapter is a file beside this one and passes the
+//! SQLite's place. Owns the trait and the shapes that cross it; each adapter is a folder beside this one and passes the
 //! conformance suite in `testing`.
+//!
+//! Everything of a shard lies under a *slot*, a number of the adapter's own. An installed snapshot fills a new slot in small
+//! steps, then one small durable write makes the shard point to it; the old slot is removed in small steps. So a crash at any
+//! point leaves the old shard or the new one, and other shards' checkpoints never wait for long (docs/decisions/0007).
 
-mod schema;
 mod sqlite;
+mod turns;
+mod types;
 
 use std::path::Path;
 
-use iris_protocol::versioned::Versioned;
-use iris_protocol::{DeviceId, EntryId, ShardId, UserId, VnodeId};
-use serde::{Deserialize, Serialize};
+use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 
 use crate::StoreError;
-use crate::state::{AppliedMark, Entry, PageLimits};
+use crate::state::{Entry, PageLimits};
 
 pub use sqlite::Warm;
+pub use types::{
+    BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupKey, DedupRow, Finding, InboxChange, ShardRow, Trim,
+    Verified, WarmRecord,
+};
 
-/// What a shard's last checkpoint says about it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardRow {
-    /// The state of the log the checkpoint holds.
-    pub mark: AppliedMark,
-    /// The last id given in the shard.
-    pub last_stamp: EntryId,
-    /// Keys first appended before this id are forgotten, even where a block still holds them.
-    pub dedup_from: EntryId,
-}
-
-impl Versioned for ShardRow {
-    const NAME: &'static str = "shard row";
-    const VERSION: u8 = 1;
-}
-
-/// A run of dedup keys in one piece of bytes, opaque to the warm tier (its encoding has version and checksum).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DedupBlock {
-    /// Id of the first key's entry.
-    pub first: EntryId,
-    /// Id of the last key's entry.
-    pub last: EntryId,
-    /// The keys.
-    pub bytes: Vec<u8>,
-}
-
-/// New entries of one inbox, ascending.
-#[derive(Debug, Clone, Copy)]
-pub struct InboxChange<'a> {
-    /// The inbox's slice of the user space: part of the key on disk, so that vnodes can move.
-    pub vnode: VnodeId,
-    /// The inbox.
-    pub user: &'a UserId,
-    /// What was appended.
-    pub entries: &'a [Entry],
-}
-
-/// Everything one checkpoint of a shard writes.
-#[derive(Debug)]
-pub struct Changes<'a> {
-    /// The shard's new row.
-    pub row: &'a ShardRow,
-    /// New entries, in order of (vnode, user): grouped writes touch a third of the pages that scattered ones do.
-    pub inboxes: &'a [InboxChange<'a>],
-    /// Cursors that moved.
-    pub cursors: &'a [(UserId, DeviceId, EntryId)],
-    /// New dedup keys, ascending.
-    pub dedup: &'a [DedupBlock],
-}
+/// The first append of a dedup key: its entry, and the digest that tells two messages with one key apart.
+pub type FirstAppend = (EntryId, u64);
 
 /// An embedded store that holds the checkpoints of all shards of a node. Every call may block on the disk.
 pub trait WarmStore: Send + Sync {
+    /// The shards it holds, ascending.
+    ///
+    /// # Errors
+    /// The disk's, or damage.
+    fn shards(&self) -> Result<Vec<ShardId>, StoreError>;
+
     /// The shard's row; `None` before its first checkpoint.
     ///
     /// # Errors
@@ -79,24 +44,13 @@ pub trait WarmStore: Send + Sync {
     ///
     /// # Errors
     /// The disk's, or damage.
-    fn cursors(&self, shard: ShardId, each: &mut dyn FnMut(UserId, DeviceId, EntryId)) -> Result<(), StoreError>;
+    fn cursors(&self, shard: ShardId, each: &mut dyn FnMut(CursorRow)) -> Result<(), StoreError>;
 
-    /// Hands over every dedup block of the shard that ends at or after `from`, ascending.
+    /// Writes a checkpoint: atomically, durably, all of it or nothing.
     ///
     /// # Errors
-    /// The disk's, damage, or what `each` answers.
-    fn dedup_blocks(
-        &self,
-        shard: ShardId,
-        from: EntryId,
-        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
-
-    /// Writes a checkpoint: atomically, durably, all of it or nothing. Dedup blocks that end before the row's `dedup_from`
-    /// are removed with it.
-    ///
-    /// # Errors
-    /// The disk's. Whether the checkpoint is on disk is unknown then, and later ones are refused until a restart.
+    /// The disk's. Whether the checkpoint is on disk is unknown then, and later ones are refused until a restart (a full disk
+    /// excepted, where the adapter knows that nothing was written).
     fn checkpoint(&self, shard: ShardId, changes: &Changes<'_>) -> Result<(), StoreError>;
 
     /// Entries of an inbox with `after < id <= up_to`, ascending, within the limits (at least one if there is one), and
@@ -113,6 +67,66 @@ pub trait WarmStore: Send + Sync {
         limits: PageLimits,
     ) -> Result<(Vec<Entry>, bool), StoreError>;
 
+    /// Looks keys up in one bucket: an answer per key, in order.
+    ///
+    /// # Errors
+    /// The disk's, or damage.
+    fn dedup_find(
+        &self,
+        shard: ShardId,
+        bucket: BucketId,
+        keys: &[(MessageKey, &UserId)],
+    ) -> Result<Vec<Option<FirstAppend>>, StoreError>;
+
+    /// Hands over every key of a bucket, in no particular order.
+    ///
+    /// # Errors
+    /// The disk's, or damage.
+    fn dedup_keys(&self, shard: ShardId, bucket: BucketId, each: &mut dyn FnMut(DedupKey)) -> Result<(), StoreError>;
+
+    /// Pins the shard as its last checkpoint left it; `None` before the first. While it lives, SQLite's side file grows and
+    /// sled holds checkpoints of the shard back: copy out and let go.
+    ///
+    /// # Errors
+    /// The disk's, or damage.
+    fn view(&self, shard: ShardId) -> Result<Option<Box<dyn WarmView>>, StoreError>;
+
+    /// Replaces the shard, or makes it: all of it or, on an error or a crash, nothing. Durable when it returns. Checkpoints of
+    /// other shards go on meanwhile.
+    ///
+    /// # Errors
+    /// The disk's, or the first that `records` gives.
+    fn install(
+        &self,
+        shard: ShardId,
+        row: &ShardRow,
+        records: &mut dyn Iterator<Item = Result<WarmRecord, StoreError>>,
+    ) -> Result<(), StoreError>;
+
+    /// Removes the shard: this node no longer holds it. Durable when it returns.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn remove(&self, shard: ShardId) -> Result<(), StoreError>;
+
+    /// Reads everything there is and checks every checksum, shard by shard; goes on after damage.
+    ///
+    /// # Errors
+    /// The disk's, where it can't go on.
+    fn verify(&self, each: &mut dyn FnMut(Verified)) -> Result<(), StoreError>;
+
     /// Names the store in errors.
     fn path(&self) -> &Path;
+}
+
+/// A shard as one checkpoint left it.
+pub trait WarmView: Send {
+    /// The checkpoint's row.
+    fn row(&self) -> &ShardRow;
+
+    /// Hands over everything else: entries by vnode, user and id, then cursors, then dedup keys.
+    ///
+    /// # Errors
+    /// The disk's, damage, or what `each` answers.
+    fn each(&mut self, each: &mut dyn FnMut(WarmRecord) -> Result<(), StoreError>) -> Result<(), StoreError>;
 }

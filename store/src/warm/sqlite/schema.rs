@@ -1,7 +1,8 @@
 //! The SQLite file's schema, its version and the settings of a connection. Owns what a file must look like to be opened.
 //!
 //! Entries are a rowid table, written in order, and a narrow index by inbox: tables without rowids wrote 40 times the data,
-//! and names are stored as they are, so that `sqlite3` shows an inbox to whoever looks for it.
+//! and names are stored as they are, so that `sqlite3` shows an inbox to whoever looks for it. Dedup keys are small rows that
+//! arrive nearly sorted (UUIDv7): for them the table is its own index. Every row carries a checksum.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::StoreError;
 
 /// `PRAGMA user_version` of the schema below. 0 is an empty file.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// "Iris" in `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x4972_6973;
@@ -28,24 +29,41 @@ const WAL_PAGES: i64 = 65_536;
 /// The WAL above which a checkpoint stops everything to empty it: readers held it open for too long.
 pub(super) const WAL_BYTES_MAX: u64 = 2 * 65_536 * 4_096;
 
+/// Statements that the writing connection keeps prepared: all it has.
+const STATEMENTS: usize = 64;
+
 /// No statement waits longer for another's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// `garbage` numbers the slots (never twice, hence AUTOINCREMENT) and lists those nobody may read: one being filled, or one
+/// being removed. `trimmed` and `dropped` hide what a checkpoint removed until small steps have deleted it.
 const SCHEMA: &str = "
 BEGIN IMMEDIATE;
-CREATE TABLE shards (shard INTEGER PRIMARY KEY, row BLOB NOT NULL, sum INTEGER NOT NULL) STRICT;
+CREATE TABLE shards (
+    shard INTEGER PRIMARY KEY, slot INTEGER NOT NULL, slot_sum INTEGER NOT NULL, row BLOB NOT NULL, sum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE garbage (slot INTEGER PRIMARY KEY AUTOINCREMENT) STRICT;
 CREATE TABLE entries (
-    shard INTEGER NOT NULL, vnode INTEGER NOT NULL, user TEXT NOT NULL, id INTEGER NOT NULL,
+    slot INTEGER NOT NULL, vnode INTEGER NOT NULL, user TEXT NOT NULL, id INTEGER NOT NULL,
     kind INTEGER NOT NULL, sender TEXT NOT NULL, key BLOB NOT NULL, sum INTEGER NOT NULL, body BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX entries_by_inbox ON entries (shard, vnode, user, id);
-CREATE TABLE cursors (
-    shard INTEGER NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, cursor INTEGER NOT NULL,
-    PRIMARY KEY (shard, user, device)
+CREATE UNIQUE INDEX entries_by_inbox ON entries (slot, vnode, user, id);
+CREATE TABLE trimmed (
+    slot INTEGER NOT NULL, vnode INTEGER NOT NULL, user TEXT NOT NULL, up_to INTEGER NOT NULL, sum INTEGER NOT NULL,
+    PRIMARY KEY (slot, vnode, user)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE dedup (shard INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, block BLOB NOT NULL) STRICT;
-CREATE UNIQUE INDEX dedup_by_last ON dedup (shard, last);
-PRAGMA user_version = 1;
+CREATE TABLE cursors (
+    slot INTEGER NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, cursor INTEGER NOT NULL, seen INTEGER NOT NULL,
+    sum INTEGER NOT NULL, PRIMARY KEY (slot, user, device)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dedup (
+    slot INTEGER NOT NULL, bucket INTEGER NOT NULL, key BLOB NOT NULL, sender TEXT NOT NULL, id INTEGER NOT NULL,
+    digest INTEGER NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (slot, bucket, key, sender)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dropped (
+    slot INTEGER NOT NULL, bucket INTEGER NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (slot, bucket)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
 COMMIT;
 ";
 
@@ -53,6 +71,7 @@ COMMIT;
 pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), StoreError> {
     let failed = |source| sqlite_error(path, "opening the database", source);
     conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if version != SCHEMA_VERSION && (version != 0 || tables != 0) {
@@ -77,6 +96,15 @@ pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), Store
         conn.execute_batch(SCHEMA).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Sets up the connection that moves the WAL.
+pub(super) fn prepare_mover(path: &Path, conn: &Connection) -> Result<(), StoreError> {
+    conn.busy_timeout(BUSY_TIMEOUT)
+        .and_then(|()| {
+            conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;")
+        })
+        .map_err(|source| sqlite_error(path, "opening the database", source))
 }
 
 /// Sets up a reading connection.
