@@ -89,7 +89,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// Creates or empties a file that only this user may read.
-fn private_file(path: &Path) -> std::io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     // One left behind by a crash may have been made with other rights.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

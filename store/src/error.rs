@@ -41,6 +41,14 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
+    /// A snapshot on its way in is not as it was announced.
+    #[error("{path}: the transfer of a snapshot went wrong: {why}. It is asked for again", path = .path.display())]
+    Transfer {
+        /// Where it would have gone.
+        path: PathBuf,
+        /// What was wrong.
+        why: String,
+    },
     /// Written by another version of Iris.
     #[error("{path} has format {found}, this Iris reads up to {known}. Start the Iris that wrote it, or a newer one", path = .path.display())]
     Version {

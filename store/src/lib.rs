@@ -7,6 +7,7 @@ pub mod checked_file;
 pub mod command;
 mod error;
 pub mod log;
+pub mod snapshot;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -16,6 +17,9 @@ pub use checked_file::{read_checked, write_checked};
 pub use command::{CommandError, Item, NewMessage, Outcome, decode_batch, encode_batch};
 pub use error::StoreError;
 pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};
+pub use snapshot::{
+    ShardSnapshot, SnapshotFile, SnapshotId, SnapshotManifest, SnapshotReceiver, SnapshotWriter, Subject,
+};
 pub use state::{
     AppliedMark, ApplyReply, CheckpointReport, Entry, Page, PageLimits, ShardStats, ShardStore, StoreOptions,
 };

@@ -13,8 +13,10 @@ mod dedup;
 mod hash;
 mod layer;
 mod limit;
+mod snapshot;
 mod types;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -46,6 +48,8 @@ struct Inner {
     state: Mutex<State>,
     /// Held through a checkpoint: one at a time.
     checkpointing: Mutex<()>,
+    /// A snapshot is on disk that could not be loaded: memory is of another time, and must not be written.
+    replaced: AtomicBool,
 }
 
 /// What the lock protects. Entries up to `floor` are in the warm tier, those after it in `frozen`, then in `active`.
@@ -77,8 +81,8 @@ impl ShardStore {
     /// The disk's, or damage.
     pub fn open(warm: Arc<dyn WarmStore>, shard: ShardId, options: StoreOptions) -> Result<Self, StoreError> {
         let state = State::load(warm.as_ref(), shard, &options)?;
-        let (state, checkpointing) = (Mutex::new(state), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { shard, warm, options, state, checkpointing }) })
+        let (state, checkpointing, replaced) = (Mutex::new(state), Mutex::default(), AtomicBool::new(false));
+        Ok(Self { inner: Arc::new(Inner { shard, warm, options, state, checkpointing, replaced }) })
     }
 
     /// How far the log is applied, in memory.
@@ -192,6 +196,9 @@ impl ShardStore {
     /// The disk's; nothing is lost from memory then, and the mark of [`ShardStore::checkpointed`] stays.
     pub fn checkpoint(&self) -> Result<CheckpointReport, StoreError> {
         let _one = lock(&self.inner.checkpointing);
+        if self.inner.replaced.load(Ordering::SeqCst) {
+            return Err(StoreError::Poisoned { path: self.inner.warm.path().to_owned() });
+        }
         let started = Instant::now();
         let Some(frozen) = self.state().freeze() else {
             return Ok(CheckpointReport { mark: self.checkpointed(), ..CheckpointReport::default() });

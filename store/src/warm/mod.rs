@@ -6,6 +6,7 @@
 //! steps, then one small durable write makes the shard point to it; the old slot is removed in small steps. So a crash at any
 //! point leaves the old shard or the new one, and other shards' checkpoints never wait for long (docs/decisions/0007).
 
+mod record;
 mod sqlite;
 mod turns;
 mod types;
@@ -17,6 +18,7 @@ use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 use crate::StoreError;
 use crate::state::{Entry, PageLimits};
 
+pub(crate) use record::{decode_record, encode_record};
 pub use sqlite::Warm;
 pub use types::{
     BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupKey, DedupRow, Finding, InboxChange, ShardRow, Trim,
