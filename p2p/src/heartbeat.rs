@@ -1,7 +1,7 @@
 //! The beat on its own stream: proves that both directions of a connection work and notices when they stop. Owns the beat's
 //! frame and timing; what follows from silence is `peer`'s.
 //!
-//! Both sides send `sequence, highest sequence seen` (two big-endian u64) every interval. A frame that acknowledges one of
+//! Both sides send `version, sequence, highest sequence seen` (a byte and two big-endian u64) every interval. A frame that acknowledges one of
 //! ours proves the peer reads what we write, which an open socket does not. The first two frames are answered at once,
 //! so that a new link is up after one and a half round trips.
 
@@ -15,7 +15,34 @@ use tokio::time::{sleep, timeout};
 
 use crate::DownCause;
 
-const FRAME_LEN: usize = 16;
+/// The format of the frame. Another one ends the link: two sides that read each other's beats wrongly would both believe in
+/// it. What a later version wants to say differently it has to agree on in the hello first.
+const VERSION: u8 = 1;
+const FRAME_LEN: usize = 1 + 2 * size_of::<u64>();
+
+/// What one frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Beat {
+    sequence: u64,
+    /// The peer's highest sequence that was seen.
+    seen: u64,
+}
+
+impl Beat {
+    fn encode(self) -> [u8; FRAME_LEN] {
+        let mut frame = [VERSION; FRAME_LEN];
+        frame[1..9].copy_from_slice(&self.sequence.to_be_bytes());
+        frame[9..].copy_from_slice(&self.seen.to_be_bytes());
+        frame
+    }
+
+    fn decode(frame: [u8; FRAME_LEN]) -> Option<Beat> {
+        let (version, numbers) = frame.split_first()?;
+        let (sequence, seen) = numbers.split_at(size_of::<u64>());
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        (*version == VERSION).then(|| Beat { sequence: number(sequence), seen: number(seen) })
+    }
+}
 
 /// When the peer last proved that it was on this connection. Shared with the one who has to choose between two.
 #[derive(Debug, Default)]
@@ -87,9 +114,7 @@ impl Shared {
 async fn beat<W: AsyncWrite + Unpin>(mut writer: W, timing: Timing, shared: &Shared) -> DownCause {
     for sequence in 1_u64.. {
         shared.sending(sequence);
-        let mut frame = [0; FRAME_LEN];
-        frame[..8].copy_from_slice(&sequence.to_be_bytes());
-        frame[8..].copy_from_slice(&shared.seen.load(Ordering::Acquire).to_be_bytes());
+        let frame = Beat { sequence, seen: shared.seen.load(Ordering::Acquire) }.encode();
         let sending = async {
             writer.write_all(&frame).await?;
             writer.flush().await
@@ -115,8 +140,8 @@ async fn listen<R: AsyncRead + Unpin>(
 ) -> DownCause {
     let mut up = Some(up);
     loop {
-        let (sequence, acknowledged) = match next_frame(&mut reader, timing).await {
-            Ok(frame) => frame,
+        let Beat { sequence, seen: acknowledged } = match next_beat(&mut reader, timing).await {
+            Ok(beat) => beat,
             Err(cause) => return cause,
         };
         let before = shared.seen.swap(sequence, Ordering::AcqRel);
@@ -140,7 +165,7 @@ async fn listen<R: AsyncRead + Unpin>(
 
 /// Waits for one frame. Silence is counted in slices of one interval: a process that was stopped for a minute finds
 /// one slice used up and the peer's beats waiting, instead of a deadline long past.
-async fn next_frame<R: AsyncRead + Unpin>(reader: &mut R, timing: Timing) -> Result<(u64, u64), DownCause> {
+async fn next_beat<R: AsyncRead + Unpin>(reader: &mut R, timing: Timing) -> Result<Beat, DownCause> {
     let mut frame = [0; FRAME_LEN];
     let mut reading = reader.read_exact(&mut frame);
     let mut silent_for = Duration::ZERO;
@@ -154,9 +179,8 @@ async fn next_frame<R: AsyncRead + Unpin>(reader: &mut R, timing: Timing) -> Res
             return Err(DownCause::Silent);
         }
     }
-    let (sequence, acknowledged) = frame.split_at(FRAME_LEN / 2);
-    let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    Ok((number(sequence), number(acknowledged)))
+    // Never from a peer that accepted this version's hello: its program is broken.
+    Beat::decode(frame).ok_or(DownCause::Closed)
 }
 
 #[cfg(test)]
@@ -197,13 +221,36 @@ mod tests {
         drop(relay.await.unwrap());
     }
 
+    #[test]
+    fn a_beat_is_what_it_always_was_and_another_version_is_none() {
+        let beat = Beat { sequence: 0x0102, seen: u64::MAX };
+        let frame = [1, 0, 0, 0, 0, 0, 0, 1, 2, 255, 255, 255, 255, 255, 255, 255, 255];
+        assert_eq!((beat.encode(), Beat::decode(frame)), (frame, Some(beat)));
+        for version in (0..=255).filter(|version| *version != VERSION) {
+            let mut other = frame;
+            other[0] = version;
+            assert_eq!(Beat::decode(other), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_beat_of_another_version_ends_the_link() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let (up, is_up) = oneshot::channel();
+        let ours = tokio::spawn(run(ours.compat(), TIMING, Arc::default(), up));
+        let mut frame = Beat { sequence: 1, seen: 1 }.encode();
+        frame[0] = VERSION + 1;
+        tokio::io::AsyncWriteExt::write_all(&mut theirs, &frame).await.unwrap();
+        assert_eq!(ours.await.unwrap(), DownCause::Closed);
+        assert!(is_up.await.is_err());
+    }
+
     #[tokio::test]
     async fn a_peer_that_makes_up_acknowledgements_is_dropped() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let (up, is_up) = oneshot::channel();
         let ours = tokio::spawn(run(ours.compat(), TIMING, Arc::default(), up));
-        let mut frame = [0xff; FRAME_LEN];
-        frame[..8].copy_from_slice(&1_u64.to_be_bytes());
+        let frame = Beat { sequence: 1, seen: u64::MAX }.encode();
         tokio::io::AsyncWriteExt::write_all(&mut theirs, &frame).await.unwrap();
         assert_eq!(ours.await.unwrap(), DownCause::Closed);
         assert!(is_up.await.is_err());

@@ -10,7 +10,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::StreamKind;
 
-/// Raised when the exchange below or the heartbeat frames change.
+/// Raised when the exchange below changes, or what follows it on a heartbeat's stream.
 pub(crate) const VERSION: u8 = 1;
 
 const CLASS_HEARTBEAT: u8 = 0;
@@ -126,6 +126,27 @@ mod tests {
             seen
         };
         tokio::join!(offer(&mut opener, purpose), accepting)
+    }
+
+    /// The bytes of this version, for as long as a node of it may call.
+    #[tokio::test]
+    async fn a_hello_is_what_it_always_was() {
+        for (purpose, bytes) in [(Purpose::Heartbeat, [1, 0, 0]), (Purpose::Caller(StreamKind(7)), [1, 1, 7])] {
+            let (opener, acceptor) = tokio::io::duplex(64);
+            let (mut opener, mut acceptor) = (opener.compat(), acceptor.compat());
+            let answering = async {
+                let mut hello = [0; 3];
+                acceptor.read_exact(&mut hello).await.unwrap();
+                acceptor.write_all(&[1, 0]).await.unwrap();
+                hello
+            };
+            let (offered, hello) = tokio::join!(offer(&mut opener, purpose), answering);
+            offered.unwrap();
+            assert_eq!(hello, bytes);
+        }
+        let answers =
+            [Verdict::Accepted, Verdict::Busy, Verdict::NotAccepting, Verdict::Version(2)].map(Verdict::encode);
+        assert_eq!(answers, [[1, 0], [1, 1], [1, 2], [1, 3]]);
     }
 
     #[tokio::test]
