@@ -38,14 +38,8 @@ impl PeerAddr {
 
     /// The socket behind a TCP address with a literal IP.
     pub fn tcp_socket(&self) -> Option<SocketAddr> {
-        let mut parts = self.0.iter();
-        let ip: IpAddr = match parts.next()? {
-            Protocol::Ip4(ip) => ip.into(),
-            Protocol::Ip6(ip) => ip.into(),
-            _ => return None,
-        };
-        match parts.next()? {
-            Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        match self.0.iter().nth(1)? {
+            Protocol::Tcp(port) => Some(SocketAddr::new(self.ip()?, port)),
             _ => None,
         }
     }
@@ -56,6 +50,46 @@ impl PeerAddr {
 
     pub(crate) fn multiaddr(&self) -> &Multiaddr {
         &self.0
+    }
+
+    /// What the local network says about where a node listens, if this node could dial it. Only literal addresses of other
+    /// machines: anybody on the network can announce anything, and a name would let them choose what this node looks up.
+    /// A link-local IPv6 address is dialled through an interface, which the announcement can't name.
+    pub(crate) fn from_discovery(addr: &Multiaddr) -> Option<PeerAddr> {
+        let bare = PeerAddr(addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect());
+        let elsewhere = match bare.ip()? {
+            IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()),
+            IpAddr::V6(ip) => {
+                let odd = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local();
+                !odd && ip.to_ipv4_mapped().is_none()
+            }
+        };
+        (elsewhere && bare.is_usable() && bare.port().is_some_and(|port| port != 0)).then_some(bare)
+    }
+
+    /// Whether only this machine can reach it.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
+    /// Whether it says nothing without the name of an interface, which no address here carries.
+    pub(crate) fn needs_zone(&self) -> bool {
+        matches!(self.ip(), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        match self.0.iter().next()? {
+            Protocol::Ip4(ip) => Some(ip.into()),
+            Protocol::Ip6(ip) => Some(ip.into()),
+            _ => None,
+        }
+    }
+
+    fn port(&self) -> Option<u16> {
+        match self.0.iter().nth(1)? {
+            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
+            _ => None,
+        }
     }
 
     fn parse(text: &str) -> Option<PeerAddr> {
@@ -146,6 +180,35 @@ mod tests {
     fn refuses_what_no_transport_here_can_use() {
         for text in ["", ":7400", "nas.local", "nas:99999", "a b:1", "/ip4/10.0.0.1/udp/7400", "/ip4/10.0.0.1", "/x"] {
             check(text, None);
+        }
+    }
+
+    #[test]
+    fn of_what_is_announced_only_what_can_be_dialled_is_kept() {
+        let check = |announced: &str, expect: Option<&str>| {
+            let found = PeerAddr::from_discovery(&announced.parse().unwrap()).map(|addr| addr.to_string());
+            assert_eq!(found.as_deref(), expect, "{announced}");
+        };
+        let key = "/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+        check(&format!("/ip4/192.168.1.4/tcp/7400{key}"), Some("/ip4/192.168.1.4/tcp/7400"));
+        check("/ip4/169.254.1.4/udp/7400/quic-v1", Some("/ip4/169.254.1.4/udp/7400/quic-v1"));
+        check("/ip6/fd00::4/tcp/7400", Some("/ip6/fd00::4/tcp/7400"));
+        for useless in [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/224.0.0.251/tcp/1",
+            "/ip4/255.255.255.255/tcp/1",
+            "/ip4/10.0.0.1/tcp/0",
+            "/ip4/10.0.0.1/tcp/1/ws",
+            "/ip4/10.0.0.1/udp/1",
+            "/ip6/::1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/ip6/::ffff:127.0.0.1/tcp/1",
+            "/ip6zone/eth0/ip6/fe80::1/tcp/1",
+            "/dns/victim.example/tcp/1",
+            "/memory/1",
+        ] {
+            check(useless, None);
         }
     }
 

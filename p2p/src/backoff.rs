@@ -27,7 +27,19 @@ impl Backoff {
     pub(crate) fn wait(&mut self) -> Duration {
         // 2^16 times any sensible minimum is beyond any sensible maximum; the cap keeps the shift in range.
         let doubled = self.min.saturating_mul(1 << self.failures.min(16)).min(self.max);
-        doubled.mul_f64(self.rng.random_range(0.75..1.25)).min(self.max)
+        self.about(doubled)
+    }
+
+    /// The shortest wait there is, for when something suggests that a dial may help.
+    pub(crate) fn shortest(&mut self) -> Duration {
+        self.about(self.min)
+    }
+
+    /// A quarter more or less, but never beyond the maximum. Drawn from what the maximum leaves, not cut at it: else half of
+    /// the waits of a long outage would be exactly the maximum, and the jitter gone just when it is needed.
+    fn about(&mut self, wait: Duration) -> Duration {
+        let longest = wait.mul_f64(1.25).min(self.max).max(wait.mul_f64(0.75));
+        self.rng.random_range(wait.mul_f64(0.75)..=longest).min(self.max)
     }
 
     pub(crate) fn failed(&mut self) {
@@ -56,6 +68,11 @@ mod tests {
             longest = longest.max(wait);
         }
         assert!(longest >= max.mul_f64(0.75));
+        let mut waits: Vec<Duration> = (0..50).map(|_| backoff.wait()).collect();
+        waits.sort();
+        waits.dedup();
+        assert_eq!(waits.len(), 50, "the jitter goes on at the maximum");
+        assert!(backoff.shortest() <= min.mul_f64(1.25), "whatever failed before");
         backoff.reset();
         assert!(backoff.wait() <= min.mul_f64(1.25));
     }

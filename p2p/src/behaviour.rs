@@ -89,6 +89,11 @@ impl LinkBehaviour {
         self.lines.remove(&connection)
     }
 
+    /// Connections that stand, by peer; those that are closing count until they are closed.
+    pub(crate) fn connection_counts(&self) -> HashMap<PeerKey, usize> {
+        self.established.iter().map(|(peer, count)| (PeerKey::from_id(*peer), *count)).collect()
+    }
+
     fn admit(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Handler, ConnectionDenied> {
         let key = PeerKey::from_id(peer);
         if !self.members.borrow().contains_key(&key) {

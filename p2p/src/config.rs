@@ -1,8 +1,9 @@
 //! What an operator or a test may choose about links, and the limits nobody may. Owns numbers and their reasons.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
-use crate::PeerAddr;
+use crate::{AddressBook, PeerAddr};
 
 /// Streams open at once in each direction of one link. A node needs one or two a shard plus a few for bulk; the limit
 /// stands well below [`MUXER_STREAMS_MAX`], because reaching that one ends the whole connection.
@@ -15,8 +16,12 @@ pub(crate) const OPEN_QUEUE_MAX: usize = 64;
 pub(crate) const PENDING_INBOUND_MAX: usize = 64;
 /// Connections one member may hold: one, a duplicate of a simultaneous dial, and what a flapping network leaves for a while.
 pub(crate) const CONNECTIONS_PER_PEER_MAX: usize = 8;
-/// Addresses kept for a member: all are dialled at once, so a long list would be a burst.
+/// Addresses a member may be described with; the address book has a little more room for others.
 pub(crate) const ADDRS_PER_MEMBER_MAX: usize = 8;
+/// Addresses of one dial, names resolved: all that the address book holds, and a few for names that stand for several.
+pub(crate) const DIALLED_MAX: usize = 24;
+/// Of these, so many are tried at a time: more would be a burst.
+pub(crate) const DIALS_AT_ONCE_MAX: NonZeroU8 = NonZeroU8::new(8).expect("eight is not zero");
 /// How long `start` waits for its listeners; binding is local, so this only catches a broken system.
 pub(crate) const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 /// How long a host name may take before the attempt counts as failed and is repeated with the usual backoff.
@@ -40,6 +45,11 @@ pub struct LinkConfig {
     pub dial_timeout: Duration,
     /// Limit for `open`, the other side's acceptance included.
     pub open_timeout: Duration,
+    /// Whether to announce this node by mDNS and listen for members there. It is done only if an address to listen on is
+    /// not a loopback one: otherwise there is nothing that another machine could dial.
+    pub mdns: bool,
+    /// Where members were found in the past, as [`crate::Links::book`] last gave it; empty at the first start.
+    pub book: AddressBook,
     /// Accepted streams that wait in [`crate::Inbound`]; when it is full, the opener is told so.
     pub inbound_queue: usize,
 }
@@ -54,6 +64,8 @@ impl Default for LinkConfig {
             redial_max: Duration::from_secs(2),
             dial_timeout: Duration::from_secs(3),
             open_timeout: Duration::from_secs(2),
+            mdns: false,
+            book: AddressBook::default(),
             inbound_queue: 256,
         }
     }
@@ -77,6 +89,11 @@ impl LinkConfig {
         Ok(())
     }
 
+    /// Whether mDNS runs.
+    pub(crate) fn discovers(&self) -> bool {
+        self.mdns && self.listen.iter().any(|addr| !addr.is_loopback())
+    }
+
     /// How long a second connection of a pair may stand before one of the two is closed: long enough for a beat to be
     /// answered on the first one if that is alive.
     pub(crate) fn standby_window(&self) -> Duration {
@@ -87,6 +104,18 @@ impl LinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_is_never_announced() {
+        let discovers = |mdns, listen: &[&str]| {
+            let listen = listen.iter().map(|text| text.parse().unwrap()).collect();
+            LinkConfig { listen, mdns, ..LinkConfig::default() }.discovers()
+        };
+        let loopback = ["127.0.0.1:0", "[::1]:0", "/ip4/127.0.0.2/udp/0/quic-v1"];
+        assert!(!discovers(true, &loopback) && !discovers(true, &[]));
+        assert!(discovers(true, &["0.0.0.0:0"]) && discovers(true, &[loopback[0], "/ip4/10.0.0.1/udp/0/quic-v1"]));
+        assert!(!discovers(false, &["0.0.0.0:0"]));
+    }
 
     #[test]
     fn defaults_are_valid_and_broken_ones_are_named() {

@@ -4,16 +4,16 @@
 use std::time::Instant;
 
 use libp2p::Multiaddr;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::DialError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 
+use crate::config::DIALS_AT_ONCE_MAX;
 use crate::task::{Done, LinksTask};
-use crate::{DownCause, PeerKey, resolve};
+use crate::{DownCause, PeerAddr, PeerKey, resolve};
 
 impl LinksTask {
     pub(crate) fn start_dial(&mut self, key: PeerKey) {
-        let addrs = self.known.get(&key).cloned().unwrap_or_default();
+        let addrs: Vec<PeerAddr> = self.book.addrs(key).iter().map(|known| known.addr.clone()).collect();
         if resolve::needs_lookup(&addrs) {
             self.work.spawn(async move { Done::Resolved(key, resolve::resolve(&addrs).await) });
         } else {
@@ -37,6 +37,7 @@ impl LinksTask {
             .addresses(addrs)
             .condition(PeerCondition::NotDialing)
             .allocate_new_port()
+            .override_dial_concurrency_factor(DIALS_AT_ONCE_MAX)
             .build();
         if let Err(error) = self.swarm.dial(dial) {
             self.on_dial_failed(key, &error);
@@ -47,7 +48,7 @@ impl LinksTask {
         tracing::debug!(peer = %key, %error, "dial failed");
         let cause = match error {
             DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => {
-                self.avoided.entry(key).or_default().insert(without_key(address));
+                self.avoid(key, address);
                 DownCause::WrongIdentity
             }
             _ => DownCause::Unreachable,
@@ -56,9 +57,4 @@ impl LinksTask {
             peer.dial_failed(cause, Instant::now());
         }
     }
-}
-
-/// The address as it stands in the member set: dial errors carry the expected key at its end.
-fn without_key(addr: &Multiaddr) -> Multiaddr {
-    addr.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }

@@ -1,24 +1,29 @@
 //! Links between Iris nodes.
 //!
 //! Owns who this node is ([`Identity`]), whom it lets in (the member gate), the one connection it keeps with every
-//! member (dialling, heartbeats, redialling) and the streams opened on it ([`PeerStream`]). Knows no message, no Raft
+//! member (discovery, address book, dialling, heartbeats, redialling) and the streams opened on it ([`PeerStream`]). Knows no message, no Raft
 //! type and no frame of either: what a stream carries is its two owners' business, and no byte of it passes through the
 //! loop that keeps the links.
 //!
 //! Invariants:
 //! - no connection to or from a key outside the member set survives its handshake;
 //! - a peer is *up* only while a heartbeat is answered on the very connection that new streams use;
+//! - discovery never admits: it adds places to look for members, and nothing else;
 //! - the lower of two keys decides which connection the pair keeps, so the two can't settle on different ones;
 //! - a stream that `open` returned was accepted into the other side's [`Inbound`] queue;
 //! - every queue is bounded and every wait has a deadline.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod addr;
+mod address_book;
+mod addressing;
 mod backoff;
 mod behaviour;
 mod config;
 mod dial;
+mod discovery;
 mod handler;
+mod heard;
 mod heartbeat;
 mod hello;
 mod identity;
@@ -27,6 +32,7 @@ mod key;
 mod links;
 mod listen;
 mod muxer;
+mod node_behaviour;
 mod peer;
 mod resolve;
 mod states;
@@ -35,6 +41,7 @@ mod task;
 mod transport;
 
 pub use addr::{ParseAddrError, PeerAddr};
+pub use address_book::{AddressBook, KnownAddr, Source};
 pub use config::LinkConfig;
 pub use identity::{Identity, IdentityError};
 pub use inbound::Inbound;

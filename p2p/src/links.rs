@@ -15,7 +15,8 @@ use crate::config::ADDRS_PER_MEMBER_MAX;
 use crate::handler::{OpenFailure, OpenRequest};
 use crate::hello::{Purpose, Verdict};
 use crate::{
-    Identity, Inbound, LinkConfig, LinksTask, PeerAddr, PeerKey, PeerStates, PeerStream, StreamKind, inbound, task,
+    AddressBook, Identity, Inbound, LinkConfig, LinksTask, PeerAddr, PeerKey, PeerStates, PeerStream, StreamKind,
+    inbound, task,
 };
 
 /// A node that is let in, and where to find it. Without an address it is waited for, not dialled.
@@ -96,6 +97,8 @@ pub(crate) struct Published {
     /// The live links.
     pub(crate) live: ArcSwap<HashMap<PeerKey, Line>>,
     pub(crate) listen: ArcSwap<Vec<PeerAddr>>,
+    /// Connections that stand, admitted and not yet closed.
+    pub(crate) connections: ArcSwap<HashMap<PeerKey, usize>>,
 }
 
 /// The handle to all links of this node. Cheap to clone; the links end when the last handle is dropped, or with their
@@ -110,6 +113,7 @@ struct Shared {
     published: Arc<Published>,
     members: watch::Sender<MemberMap>,
     states: watch::Receiver<PeerStates>,
+    book: watch::Receiver<Arc<AddressBook>>,
 }
 
 impl Links {
@@ -125,11 +129,14 @@ impl Links {
         let (queue, inbound) = inbound::queue(config.inbound_queue);
         let (members, members_seen) = watch::channel(member_map(local, members));
         let (states, states_seen) = watch::channel(PeerStates::default());
-        let published = Arc::new(Published { live: ArcSwap::default(), listen: ArcSwap::default() });
+        let (book, book_seen) = watch::channel(Arc::default());
+        let published =
+            Published { live: ArcSwap::default(), listen: ArcSwap::default(), connections: ArcSwap::default() };
+        let published = Arc::new(published);
         let open_timeout = config.open_timeout;
-        let outlet = task::Outlet { published: Arc::clone(&published), states };
+        let outlet = task::Outlet { published: Arc::clone(&published), states, book };
         let task = task::start(&identity, config, members_seen, queue, outlet).await?;
-        let shared = Shared { local, open_timeout, published, members, states: states_seen };
+        let shared = Shared { local, open_timeout, published, members, states: states_seen, book: book_seen };
         Ok((Links(Arc::new(shared)), inbound, task))
     }
 
@@ -138,7 +145,8 @@ impl Links {
         self.0.local
     }
 
-    /// Where this node listens, with the ports that the system chose.
+    /// Where this node listens, with the ports that the system chose, on every interface if it was told to. It changes when
+    /// the machine's addresses do. Link-local IPv6 addresses are left out: nobody could dial them as they are written.
     pub fn listen_addrs(&self) -> Vec<PeerAddr> {
         self.0.published.listen.load().as_ref().clone()
     }
@@ -173,6 +181,17 @@ impl Links {
     /// Whether streams to `peer` can be opened now. One lock-free load and a look-up.
     pub fn is_up(&self, peer: PeerKey) -> bool {
         self.0.published.live.load().contains_key(&peer)
+    }
+
+    /// How many connections to `peer` stand. One is the link; another is there only while a duplicate or a lost one goes.
+    pub fn connection_count(&self, peer: PeerKey) -> usize {
+        self.0.published.connections.load().get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Where members may be found, and a way to wait for its changes, which are rare. Keep it and give it to the next start
+    /// in [`LinkConfig::book`]: then a member is found even if neither its description nor the network says where it is.
+    pub fn book(&self) -> watch::Receiver<Arc<AddressBook>> {
+        self.0.book.clone()
     }
 
     /// Every member's state, and a way to wait for its changes.

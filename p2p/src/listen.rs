@@ -41,7 +41,8 @@ impl LinksTask {
     }
 
     pub(crate) fn publish_listening(&self) {
-        let mut addrs: Vec<PeerAddr> = self.listening.values().flatten().cloned().collect();
+        let mut addrs: Vec<PeerAddr> =
+            self.listening.values().flatten().filter(|addr| !addr.needs_zone()).cloned().collect();
         addrs.sort();
         self.outlet.published.listen.store(Arc::new(addrs));
     }

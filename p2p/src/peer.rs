@@ -116,10 +116,28 @@ impl Peer {
 
     /// Other addresses: what was learnt about the old ones is void.
     pub(crate) fn addrs_changed(&mut self, has_addrs: bool, now: Instant) {
-        self.has_addrs = has_addrs;
+        self.note_addrs(has_addrs);
         self.backoff.reset();
         // A dial under way ends first; its failure leads to one with the new addresses.
         self.dial_at = (has_addrs && self.connections.is_empty() && !self.dialing).then_some(now);
+    }
+
+    /// One more address, from the network: worth a dial soon. The waits go on growing, because anybody there can make up
+    /// addresses, and each must not cost more than one dial at the usual pace.
+    pub(crate) fn addr_found(&mut self, now: Instant) {
+        self.note_addrs(true);
+        if self.connections.is_empty() && !self.dialing {
+            let soon = now + self.backoff.shortest() + self.head_start();
+            self.dial_at = Some(self.dial_at.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    /// An address went; whether others are left. A dial under way ends by itself.
+    pub(crate) fn addr_gone(&mut self, has_addrs: bool) {
+        self.note_addrs(has_addrs);
+        if !has_addrs {
+            self.dial_at = None;
+        }
     }
 
     pub(crate) fn established(&mut self, id: ConnectionId, by_us: bool, line: Line, now: Instant) -> Vec<Action> {
@@ -258,8 +276,24 @@ impl Peer {
         if !self.connections.is_empty() || self.dialing || !self.has_addrs {
             return;
         }
-        let head_start = if self.role == Role::Follows { self.backoff.min() } else { Duration::ZERO };
-        self.dial_at = Some(now + self.backoff.wait() + head_start);
+        self.dial_at = Some(now + self.backoff.wait() + self.head_start());
+    }
+
+    /// What the lower side's dial is ahead of ours, so that two nodes that see the same thing rarely cross.
+    fn head_start(&self) -> Duration {
+        match self.role {
+            Role::Decides => Duration::ZERO,
+            Role::Follows => self.backoff.min(),
+        }
+    }
+
+    fn note_addrs(&mut self, has_addrs: bool) {
+        self.has_addrs = has_addrs;
+        match (has_addrs, self.state) {
+            (true, PeerState::Down { cause: DownCause::NoAddress, .. }) => self.note(DownCause::Connecting),
+            (false, _) => self.note(DownCause::NoAddress),
+            _ => {}
+        }
     }
 
     /// While down, the newest reason is the one worth showing.

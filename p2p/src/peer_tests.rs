@@ -189,6 +189,48 @@ fn without_an_address_it_waits_to_be_called() {
 }
 
 #[test]
+fn a_found_address_brings_the_next_dial_forward_but_not_the_pace_back() {
+    let mut lower = story(Role::Decides);
+    assert_eq!(lower.after(0), ["dial"]);
+    for _ in 0..10 {
+        lower.peer.dial_failed(DownCause::Unreachable, lower.now);
+        lower.now = lower.peer.next_deadline().unwrap();
+        assert_eq!(words(&lower.peer.tick(lower.now)), ["dial"]);
+    }
+    lower.peer.addr_found(lower.now);
+    assert!(lower.after(1).is_empty(), "one dial at a time");
+    lower.peer.dial_failed(DownCause::Unreachable, lower.now);
+    assert!(lower.peer.next_deadline().unwrap() >= lower.now + Duration::from_secs(1), "the pace of a long outage");
+    lower.peer.addr_found(lower.now);
+    let soon = lower.peer.next_deadline().unwrap() - lower.now;
+    assert!(soon >= Duration::from_millis(75) && soon <= Duration::from_millis(125), "{soon:?}");
+    assert_eq!(lower.after(125), ["dial"]);
+    lower.established(1, true);
+    lower.confirmed(1);
+    lower.peer.addr_found(lower.now);
+    assert!(lower.after(60_000).is_empty(), "a link that stands is left alone");
+}
+
+#[test]
+fn a_member_known_by_its_key_alone_is_dialled_once_it_is_found() {
+    let now = Instant::now();
+    let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2), 1);
+    let mut peer = Peer::new(Role::Follows, WINDOWS, backoff, false, now);
+    let down = |peer: &Peer| match peer.state() {
+        PeerState::Down { cause, .. } => Some(cause),
+        PeerState::Up { .. } => None,
+    };
+    assert_eq!(down(&peer), Some(DownCause::NoAddress));
+    peer.addr_found(now);
+    assert_eq!(down(&peer), Some(DownCause::Connecting));
+    assert_eq!(words(&peer.tick(now + Duration::from_millis(225))), ["dial"]);
+    peer.addr_gone(false);
+    assert_eq!(down(&peer), Some(DownCause::NoAddress));
+    peer.dial_failed(DownCause::Unreachable, now);
+    assert!(peer.next_deadline().is_none(), "nowhere to dial");
+}
+
+#[test]
 fn new_addresses_do_not_start_a_second_dial() {
     let mut lower = story(Role::Decides);
     assert_eq!(lower.after(0), ["dial"]);

@@ -1,28 +1,35 @@
 //! Turns host names in addresses into IP addresses before a dial. Owns the lookup and its deadline, no cache: a machine
 //! at home changes its address, and a dial happens rarely.
 
+use futures::future::join_all;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use crate::PeerAddr;
-use crate::config::{ADDRS_PER_MEMBER_MAX, RESOLVE_WITHIN};
+use crate::config::{ADDRS_PER_MEMBER_MAX, DIALLED_MAX, RESOLVE_WITHIN};
 
 pub(crate) fn needs_lookup(addrs: &[PeerAddr]) -> bool {
     addrs.iter().any(|addr| host_name(addr.multiaddr()).is_some())
 }
 
-/// The addresses with every name replaced by what it stands for now; names that can't be resolved are left out.
+/// The addresses with every name replaced by what it stands for now; names that can't be resolved are left out. All names
+/// at once, so that several that can't be found cost one deadline.
 pub(crate) async fn resolve(addrs: &[PeerAddr]) -> Vec<Multiaddr> {
-    let mut resolved = Vec::new();
-    for addr in addrs {
+    let looking = addrs.iter().map(|addr| async {
         match host_name(addr.multiaddr()) {
-            None => resolved.push(addr.multiaddr().clone()),
-            Some((name, family)) => resolved.extend(look_up(addr.multiaddr(), &name, family).await),
+            None => vec![addr.multiaddr().clone()],
+            Some((name, family)) => look_up(addr.multiaddr(), &name, family).await,
+        }
+    });
+    let mut resolved: Vec<Multiaddr> = Vec::new();
+    for addr in join_all(looking).await.into_iter().flatten() {
+        if !resolved.contains(&addr) {
+            resolved.push(addr);
         }
     }
-    resolved.truncate(ADDRS_PER_MEMBER_MAX);
+    resolved.truncate(DIALLED_MAX);
     resolved
 }
 

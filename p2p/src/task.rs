@@ -14,15 +14,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 
+use crate::addressing::{now_ms, without_key};
 use crate::backoff::Backoff;
 use crate::behaviour::{HeartbeatOpened, Line, LinkBehaviour, MemberMap, decides};
+use crate::discovery::Discovery;
 use crate::handler::OpenRequest;
 use crate::heartbeat::{self, Pulse, Timing};
 use crate::hello::Purpose;
 use crate::inbound::InboundQueue;
 use crate::links::Published;
+use crate::node_behaviour::{Event, NodeBehaviour};
 use crate::peer::{Action, Peer, Role, Windows};
-use crate::{DownCause, Identity, LinkConfig, PeerAddr, PeerKey, PeerState, PeerStates, StartError, transport};
+use crate::{
+    AddressBook, DownCause, Identity, LinkConfig, PeerAddr, PeerKey, PeerState, PeerStates, StartError, transport,
+};
 
 /// First answers of heartbeats on their way to the loop; each connection sends one.
 const CONFIRMED_QUEUE_MAX: usize = 64;
@@ -44,17 +49,22 @@ pub enum LinksError {
 pub(crate) struct Outlet {
     pub(crate) published: Arc<Published>,
     pub(crate) states: watch::Sender<PeerStates>,
+    pub(crate) book: watch::Sender<Arc<AddressBook>>,
 }
 
 /// Drives the links. Dropping it closes every connection.
 pub struct LinksTask {
-    pub(crate) swarm: Swarm<LinkBehaviour>,
+    pub(crate) swarm: Swarm<NodeBehaviour>,
     local: PeerKey,
     pub(crate) config: LinkConfig,
     members: watch::Receiver<MemberMap>,
     /// The members as the state machines know them.
     pub(crate) known: MemberMap,
     pub(crate) peers: BTreeMap<PeerKey, Peer>,
+    /// Where members may be; holds none but members.
+    pub(crate) book: AddressBook,
+    /// Where the standing connections that this node dialled lead.
+    pub(crate) dialled: HashMap<ConnectionId, PeerAddr>,
     /// Addresses at which a member was looked for and another node found.
     pub(crate) avoided: HashMap<PeerKey, HashSet<Multiaddr>>,
     pub(crate) outlet: Outlet,
@@ -81,16 +91,21 @@ pub(crate) async fn start(
     let local = identity.peer_id();
     let transport =
         transport::build(identity.keypair(), &config).map_err(|error| StartError::Encryption(error.to_string()))?;
-    let behaviour = LinkBehaviour::new(local, members.clone(), queue, config.open_timeout);
+    let behaviour = NodeBehaviour {
+        gate: LinkBehaviour::new(local, members.clone(), queue, config.open_timeout),
+        discovery: discovery(local, &config, &members),
+    };
     let swarm = Swarm::new(transport, behaviour, local.id(), swarm_config());
     let (confirmed_sender, confirmed) = mpsc::channel(CONFIRMED_QUEUE_MAX);
     let mut task = LinksTask {
         swarm,
         local,
+        book: config.book.clone().reopened(now_ms()),
         config,
         members,
         known: MemberMap::default(),
         peers: BTreeMap::new(),
+        dialled: HashMap::new(),
         avoided: HashMap::new(),
         outlet,
         listening: HashMap::new(),
@@ -102,6 +117,7 @@ pub(crate) async fn start(
     task.listen().await?;
     task.sync_members();
     task.publish();
+    task.publish_book();
     Ok(task)
 }
 
@@ -114,6 +130,7 @@ impl LinksTask {
                 self.perform(key, actions);
             }
             self.publish();
+            self.publish_book();
             // Without a deadline the branch below is off, so its far moment does not matter.
             let deadline = self.peers.values().filter_map(Peer::next_deadline).min();
             let wake = sleep_until(deadline.unwrap_or(now).into());
@@ -139,15 +156,23 @@ impl LinksTask {
         self.peers.iter_mut().map(|(key, peer)| (*key, peer.tick(now))).collect()
     }
 
-    pub(crate) fn on_swarm_event(&mut self, event: SwarmEvent<HeartbeatOpened>) -> Result<(), LinksError> {
+    pub(crate) fn on_swarm_event(&mut self, event: SwarmEvent<Event>) -> Result<(), LinksError> {
         match event {
-            SwarmEvent::Behaviour(HeartbeatOpened { peer, connection, stream }) => {
+            SwarmEvent::Behaviour(Event::Heartbeat(HeartbeatOpened { peer, connection, stream })) => {
                 self.on_greeted(peer, connection, stream);
             }
+            SwarmEvent::Behaviour(Event::Sighted(sightings)) => self.on_sighted(sightings),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.publish_connections();
+                if endpoint.is_dialer() {
+                    let addr = PeerAddr::from_multiaddr(without_key(endpoint.get_remote_address()));
+                    self.dialled.insert(connection_id, addr);
+                }
                 self.on_established(PeerKey::from_id(peer_id), connection_id, endpoint.is_dialer());
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                self.publish_connections();
+                self.dialled.remove(&connection_id);
                 tracing::debug!(peer = %peer_id, %connection_id, ?cause, "connection closed");
                 self.on_lost(PeerKey::from_id(peer_id), connection_id, DownCause::Closed);
             }
@@ -179,7 +204,7 @@ impl LinksTask {
     fn on_established(&mut self, key: PeerKey, id: ConnectionId, by_us: bool) {
         // The gate may have read a newer member set than this loop has.
         self.sync_members();
-        let line = self.swarm.behaviour_mut().take_line(id);
+        let line = self.swarm.behaviour_mut().gate.take_line(id);
         match (self.peers.get_mut(&key), line) {
             (Some(peer), Some(line)) => {
                 let actions = peer.established(id, by_us, line, Instant::now());
@@ -202,6 +227,7 @@ impl LinksTask {
     fn on_confirmed(&mut self, key: PeerKey, id: ConnectionId) {
         if let Some(peer) = self.peers.get_mut(&key) {
             let actions = peer.confirmed(id, Instant::now());
+            self.note_good(key, id);
             self.perform(key, actions);
         }
     }
@@ -283,19 +309,22 @@ impl LinksTask {
             self.remove_peer(key);
         }
         for (key, addrs) in members.iter() {
-            let same = self.known.get(key) == Some(addrs);
+            if self.known.get(key) == Some(addrs) {
+                continue;
+            }
+            let has_addrs = self.describe(*key, addrs);
             match self.peers.get_mut(key) {
-                Some(_) if same => {}
                 Some(peer) => {
                     self.avoided.remove(key);
-                    peer.addrs_changed(!addrs.is_empty(), now);
+                    peer.addrs_changed(has_addrs, now);
                 }
                 None => {
-                    let peer = self.new_peer(*key, !addrs.is_empty(), now);
+                    let peer = self.new_peer(*key, has_addrs, now);
                     self.peers.insert(*key, peer);
                 }
             }
         }
+        self.book.retain(|key| members.contains_key(&key));
         self.known = members;
     }
 
@@ -315,6 +344,11 @@ impl LinksTask {
         // All of them, those still in their handshake as well.
         let _ = self.swarm.disconnect_peer_id(key.id());
         tracing::info!(peer = %key, "peer is no member any more");
+    }
+
+    fn publish_connections(&self) {
+        let counts = self.swarm.behaviour().gate.connection_counts();
+        self.outlet.published.connections.store(Arc::new(counts));
     }
 
     /// Tells the handles what changed, and the log what an operator wants to know.
@@ -344,8 +378,19 @@ impl Drop for LinksTask {
         let since = Instant::now();
         let down = PeerState::Down { since, cause: DownCause::Closed };
         self.outlet.published.live.store(Arc::default());
+        self.outlet.published.connections.store(Arc::default());
         self.outlet.states.send_replace(PeerStates::new(self.peers.keys().map(|key| (*key, down)).collect()));
     }
+}
+
+/// mDNS is a help, not a need: a machine without multicast still dials what it knows.
+fn discovery(local: PeerKey, config: &LinkConfig, members: &watch::Receiver<MemberMap>) -> Option<Discovery> {
+    if !config.discovers() {
+        return None;
+    }
+    Discovery::new(local, members.clone())
+        .inspect_err(|error| tracing::warn!(%error, "mDNS is not available; members are found by their addresses only"))
+        .ok()
 }
 
 fn swarm_config() -> libp2p::swarm::Config {

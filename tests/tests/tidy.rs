@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("protocol", &[]),
     ("client", &["iris-protocol"]),
     ("store", &["iris-protocol"]),
-    ("p2p", &[]),
+    ("p2p", &["iris-protocol"]),
     ("appliance", &["iris-protocol", "iris-client", "iris-store", "iris-p2p"]),
     ("tests", &["iris-protocol", "iris-client", "iris-store", "iris-p2p", "iris-appliance"]),
 ];
