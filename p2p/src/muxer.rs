@@ -51,10 +51,14 @@ impl<M: StreamMuxer + Unpin> StreamMuxer for Ending<M> {
         if self.on_close == OnClose::Drop {
             self.inner = None;
         }
-        match self.inner.as_mut() {
-            Some(inner) => Pin::new(inner).poll_close(cx),
-            None => Poll::Ready(Ok(())),
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(Ok(())) };
+        let closing = Pin::new(inner).poll_close(cx);
+        if closing.is_ready() {
+            // Asked a second time, below or by anybody, QUIC's close panics; the swarm would never hear of the end, and count
+            // the connection for ever.
+            self.inner = None;
         }
+        closing
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {

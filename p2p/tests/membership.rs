@@ -4,7 +4,7 @@
 mod support;
 
 use iris_p2p::{DownCause, Identity, Links, PeerState, StartError};
-use support::{ECHO, Node, Transport, config, ending, identities, pair, patient_pair, say, within};
+use support::{ECHO, Node, Transport, config, ending, eventually, identities, pair, patient_pair, say, within};
 
 #[tokio::test]
 async fn a_stranger_is_refused_on_both_transports() {
@@ -44,6 +44,8 @@ async fn a_removed_member_is_cut_off_and_its_streams_end() {
         let their_end = ending(high.inbound.as_mut().unwrap().accept().await.unwrap().2);
         low.links.set_members(vec![]);
         high.down(low.key()).await;
+        let gone = || low.links.connection_count(high.key()) + high.links.connection_count(low.key()) == 0;
+        eventually("no connection is left", gone).await;
         low.until("forgotten", high.key(), |state| state.is_none()).await;
         assert!(!low.links.is_up(high.key()));
         our_end.await.unwrap();
@@ -51,6 +53,20 @@ async fn a_removed_member_is_cut_off_and_its_streams_end() {
 
         low.links.set_members(vec![high.as_member()]);
         within("back", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
+    }
+}
+
+/// More often than a member may hold connections: whoever is closed must not be counted for ever.
+#[tokio::test]
+async fn a_member_may_go_and_come_back_any_number_of_times() {
+    for transport in Transport::BOTH {
+        let (low, high) = patient_pair(transport).await;
+        for _ in 0..12 {
+            low.links.set_members(vec![]);
+            high.down(low.key()).await;
+            low.links.set_members(vec![high.as_member()]);
+            within("back", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
+        }
     }
 }
 
@@ -95,11 +111,13 @@ async fn listen_addresses_are_known_after_start() {
 
 #[tokio::test]
 async fn the_links_end_with_their_last_handle() {
-    let (low, high) = pair(Transport::Tcp).await;
-    let Node { links, task, inbound, .. } = low;
-    let peer = links.local();
-    drop(links);
-    within("the task ends", task).await.unwrap();
-    assert!(within("no more streams", inbound.unwrap().accept()).await.is_none());
-    high.down(peer).await;
+    for transport in Transport::BOTH {
+        let (low, high) = pair(transport).await;
+        let Node { links, task, inbound, .. } = low;
+        let peer = links.local();
+        drop(links);
+        within("the task ends", task).await.unwrap();
+        assert!(within("no more streams", inbound.unwrap().accept()).await.is_none());
+        high.down(peer).await;
+    }
 }

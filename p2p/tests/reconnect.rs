@@ -3,25 +3,22 @@
 
 mod support;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iris_p2p::{DownCause, LinkConfig, Member, PeerAddr, PeerState};
-use support::{ECHO, Node, SOON, Transport, config, ending, identities, pair, say, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use iris_p2p::{DownCause, LinkConfig, Member, PeerState};
+use support::relay::Relay;
+use support::{ECHO, Node, SOON, Transport, config, ending, eventually, identities, pair, say, within};
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn crossing_dials_settle_on_one_connection() {
-    for round in 0..10 {
+    for (transport, round) in Transport::BOTH.into_iter().flat_map(|transport| (0..10).map(move |n| (transport, n))) {
         let (low, high) = identities();
         // Each listens behind a relay that first collects both dials and then lets them through together.
-        let (low_gate, high_gate) = (Relay::listen().await, Relay::listen().await);
+        let (low_gate, high_gate) = (Relay::listen(transport).await, Relay::listen(transport).await);
         let low_member = Member { key: low.peer_id(), addrs: vec![low_gate.addr()] };
         let high_member = Member { key: high.peer_id(), addrs: vec![high_gate.addr()] };
-        let start = |identity, member| Node::start(identity, config(Transport::Tcp.any_port()), vec![member]);
+        let start = |identity, member| Node::start(identity, config(transport.any_port()), vec![member]);
         let (mut low, mut high) = tokio::join!(start(low, high_member), start(high, low_member));
         low.echo();
         high.echo();
@@ -31,7 +28,7 @@ async fn crossing_dials_settle_on_one_connection() {
         low_gate.forward_to(&low);
         high_gate.forward_to(&high);
         let (mut one, mut other) = (low_gate.count(), high_gate.count());
-        within("one of two is closed", async {
+        let closed = async {
             loop {
                 let (one_count, other_count) = (*one.borrow_and_update(), *other.borrow_and_update());
                 if (one_count.accepted, other_count.accepted) == (1, 1) && one_count.closed + other_count.closed == 1 {
@@ -40,12 +37,49 @@ async fn crossing_dials_settle_on_one_connection() {
                 assert!(one_count.closed + other_count.closed <= 1, "both were closed");
                 tokio::select! { _ = one.changed() => {}, _ = other.changed() => {} }
             }
-        })
-        .await;
+        };
+        match transport {
+            Transport::Tcp => within("one of two is closed", closed).await,
+            // Nobody can see from outside that a QUIC connection was closed.
+            Transport::Quic => drop(closed),
+        }
         within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
         let states = (low.links.watch().borrow().clone(), high.links.watch().borrow().clone());
         say(&mut low.links.open(high.key(), ECHO).await.unwrap(), &format!("round {round}")).await;
         say(&mut high.links.open(low.key(), ECHO).await.unwrap(), &format!("round {round}")).await;
+        one_connection(&low, &high).await;
+        assert_eq!(states, (low.links.watch().borrow().clone(), high.links.watch().borrow().clone()));
+    }
+}
+
+/// Both sides count one connection, and it carries streams both ways.
+async fn one_connection(low: &Node, high: &Node) {
+    let counts = || (low.links.connection_count(high.key()), high.links.connection_count(low.key()));
+    eventually("one connection", || counts() == (1, 1)).await;
+    for (from, to) in [(low, high), (high, low)] {
+        say(&mut from.links.open(to.key(), ECHO).await.unwrap(), "the one").await;
+    }
+    assert_eq!(counts(), (1, 1));
+}
+
+#[tokio::test]
+async fn simultaneous_dials_on_two_transports_settle_on_one_connection() {
+    for _ in 0..10 {
+        let listen = vec![Transport::Tcp.any_port(), Transport::Quic.any_port()];
+        let both = LinkConfig { listen, ..LinkConfig::default() };
+        let (low, high) = identities();
+        let mut low = Node::start(low, both.clone(), vec![]).await;
+        let mut high = Node::start(high, both, vec![]).await;
+        low.echo();
+        high.echo();
+        let (low_member, high_member) = (low.as_member(), high.as_member());
+        assert_eq!((low_member.addrs.len(), high_member.addrs.len()), (2, 2));
+        low.links.set_members(vec![high_member]);
+        high.links.set_members(vec![low_member]);
+        within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
+        one_connection(&low, &high).await;
+        let states = (low.links.watch().borrow().clone(), high.links.watch().borrow().clone());
+        one_connection(&low, &high).await;
         assert_eq!(states, (low.links.watch().borrow().clone(), high.links.watch().borrow().clone()));
     }
 }
@@ -117,14 +151,14 @@ async fn a_killed_peer_is_noticed_and_found_again_after_its_restart() {
 
 #[tokio::test]
 async fn a_silent_peer_is_closed_in_time_and_redialled() {
-    for low_is_called in [true, false] {
+    for (transport, low_is_called) in Transport::BOTH.into_iter().flat_map(|on| [(on, true), (on, false)]) {
         let (low, high) = identities();
         let (called, caller) = if low_is_called { (low, high) } else { (high, low) };
-        let relay = Relay::listen().await;
-        let called = Node::start(called, config(Transport::Tcp.any_port()), vec![]).await;
+        let relay = Relay::listen(transport).await;
+        let called = Node::start(called, config(transport.any_port()), vec![]).await;
         relay.forward_to(&called);
         let member = Member { key: called.key(), addrs: vec![relay.addr()] };
-        let caller = Node::start(caller, config(Transport::Tcp.any_port()), vec![member]).await;
+        let caller = Node::start(caller, config(transport.any_port()), vec![member]).await;
         called.links.set_members(vec![caller.as_caller()]);
         within("both up", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
         let mut stream = caller.links.open(called.key(), ECHO).await.unwrap();
@@ -155,102 +189,20 @@ async fn a_silent_peer_is_closed_in_time_and_redialled() {
 
 #[tokio::test]
 async fn removing_a_peer_that_does_not_listen_ends_its_streams_at_once() {
-    let (low, high) = identities();
-    let relay = Relay::listen().await;
-    let patient = LinkConfig { silent_after: 6 * SOON, ..config(Transport::Tcp.any_port()) };
-    let called = Node::start(high, patient.clone(), vec![]).await;
-    relay.forward_to(&called);
-    let member = Member { key: called.key(), addrs: vec![relay.addr()] };
-    let caller = Node::start(low, patient, vec![member]).await;
-    called.links.set_members(vec![caller.as_caller()]);
-    within("both up", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
-    let reader = ending(caller.links.open(called.key(), ECHO).await.unwrap());
-    relay.forwarding(false);
-    caller.links.set_members(vec![]);
-    within("the reader is released", reader).await.unwrap();
-}
-
-/// What passed through a relay.
-#[derive(Clone, Copy, Default)]
-struct Count {
-    accepted: usize,
-    closed: usize,
-}
-
-/// A TCP relay that counts its connections and can stop forwarding without closing anything.
-struct Relay {
-    addr: SocketAddr,
-    target: watch::Sender<Option<SocketAddr>>,
-    forwards: watch::Sender<bool>,
-    count: Arc<watch::Sender<Count>>,
-}
-
-impl Relay {
-    async fn listen() -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (target, targets) = watch::channel(None);
-        let (forwards, forwarding) = watch::channel(true);
-        let count = Arc::new(watch::channel(Count::default()).0);
-        let counter = Arc::clone(&count);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                counter.send_modify(|count| count.accepted += 1);
-                let (mut targets, forwarding, counter) = (targets.clone(), forwarding.clone(), Arc::clone(&counter));
-                tokio::spawn(async move {
-                    let Ok(target) = targets.wait_for(Option::is_some).await.map(|target| *target) else { return };
-                    let Ok(server) = TcpStream::connect(target.unwrap()).await else { return };
-                    relay(client, server, forwarding).await;
-                    counter.send_modify(|count| count.closed += 1);
-                });
-            }
-        });
-        Relay { addr, target, forwards, count }
-    }
-
-    fn addr(&self) -> PeerAddr {
-        PeerAddr::tcp(self.addr)
-    }
-
-    fn forward_to(&self, node: &Node) {
-        self.target.send_replace(node.addr().tcp_socket());
-    }
-
-    fn forwarding(&self, on: bool) {
-        self.forwards.send_replace(on);
-    }
-
-    fn count(&self) -> watch::Receiver<Count> {
-        self.count.subscribe()
-    }
-}
-
-async fn relay(client: TcpStream, server: TcpStream, forwarding: watch::Receiver<bool>) {
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, forwarding.clone());
-    let down = pump(from_server, to_client, forwarding);
-    tokio::select! { () = up => {}, () = down => {} }
-}
-
-async fn pump(
-    mut from: impl tokio::io::AsyncRead + Unpin,
-    mut to: impl tokio::io::AsyncWrite + Unpin,
-    mut forwarding: watch::Receiver<bool>,
-) {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        if forwarding.wait_for(|on| *on).await.is_err() {
-            return;
-        }
-        let read = tokio::select! {
-            read = from.read(&mut buffer) => read,
-            _ = forwarding.wait_for(|on| !*on) => continue,
-        };
-        match read {
-            Ok(0) | Err(_) => return,
-            Ok(len) if to.write_all(&buffer[..len]).await.is_err() => return,
-            Ok(_) => {}
-        }
+    for transport in Transport::BOTH {
+        let (low, high) = identities();
+        let relay = Relay::listen(transport).await;
+        let patient = LinkConfig { silent_after: 6 * SOON, ..config(transport.any_port()) };
+        let called = Node::start(high, patient.clone(), vec![]).await;
+        relay.forward_to(&called);
+        let member = Member { key: called.key(), addrs: vec![relay.addr()] };
+        let caller = Node::start(low, patient, vec![member]).await;
+        called.links.set_members(vec![caller.as_caller()]);
+        within("both up", async { tokio::join!(called.up(caller.key()), caller.up(called.key())) }).await;
+        let reader = ending(caller.links.open(called.key(), ECHO).await.unwrap());
+        relay.forwarding(false);
+        caller.links.set_members(vec![]);
+        within("the reader is released", reader).await.unwrap();
+        eventually("the connection is gone", || caller.links.connection_count(called.key()) == 0).await;
     }
 }

@@ -62,9 +62,16 @@ async fn a_megabyte_arrives_whole() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_the_opener_and_frees_up_again() {
-    let (low, high) = identities();
-    let mut low = Node::start(low, LinkConfig { inbound_queue: 2, ..config(Transport::Tcp.any_port()) }, vec![]).await;
-    let high = Node::start(high, config(Transport::Tcp.any_port()), vec![low.as_member()]).await;
+    for transport in Transport::BOTH {
+        let (low, high) = identities();
+        let short = LinkConfig { inbound_queue: 2, ..config(transport.any_port()) };
+        let low = Node::start(low, short, vec![]).await;
+        let high = Node::start(high, config(transport.any_port()), vec![low.as_member()]).await;
+        full_queue(low, high).await;
+    }
+}
+
+async fn full_queue(mut low: Node, high: Node) {
     low.links.set_members(vec![high.as_member()]);
     high.up(low.key()).await;
 
@@ -85,9 +92,11 @@ async fn a_full_queue_refuses_the_opener_and_frees_up_again() {
 
 #[tokio::test]
 async fn a_dropped_inbound_refuses_instead_of_swallowing() {
-    let (low, mut high) = pair(Transport::Tcp).await;
-    high.inbound = None;
-    assert_eq!(low.links.open(high.key(), ECHO).await.unwrap_err(), OpenError::NotAccepting(high.key()));
+    for transport in Transport::BOTH {
+        let (low, mut high) = pair(transport).await;
+        high.inbound = None;
+        assert_eq!(low.links.open(high.key(), ECHO).await.unwrap_err(), OpenError::NotAccepting(high.key()));
+    }
 }
 
 #[tokio::test]

@@ -2,13 +2,16 @@
 //! in step.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod relay;
+
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use iris_p2p::{Identity, Inbound, LinkConfig, Links, Member, PeerAddr, PeerKey, PeerState, PeerStream, StreamKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Generous, for a busy machine: only a failing test waits this long.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ pub enum Transport {
 }
 
 impl Transport {
+    pub const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];
+
     pub fn any_port(self) -> PeerAddr {
         match self {
             Transport::Tcp => "127.0.0.1:0".parse().unwrap(),
@@ -59,6 +64,13 @@ impl Node {
 
     pub fn addr(&self) -> PeerAddr {
         self.links.listen_addrs()[0].clone()
+    }
+
+    /// Where it listens, whichever transport it is.
+    pub fn socket(&self) -> SocketAddr {
+        let text = self.addr().to_string();
+        let parts: Vec<&str> = text.split('/').collect();
+        format!("{}:{}", parts[2], parts[4]).parse().unwrap()
     }
 
     /// This node as others list it.
@@ -128,6 +140,16 @@ pub async fn pair_with(config: LinkConfig) -> (Node, Node) {
     low.links.set_members(vec![high.as_member()]);
     within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
     (low, high)
+}
+
+/// Looks until it holds.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    within(what, async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
