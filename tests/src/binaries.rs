@@ -12,6 +12,8 @@ pub enum Binary {
     Iris,
     /// The product with a log that loses what was not fsynced when it is killed.
     LossyNode,
+    /// Links of a node and nothing else.
+    LinkNode,
 }
 
 impl Binary {
@@ -19,6 +21,7 @@ impl Binary {
         match self {
             Self::Iris => "iris",
             Self::LossyNode => "lossy_node",
+            Self::LinkNode => "link_node",
         }
     }
 

@@ -10,6 +10,8 @@ pub mod binaries;
 pub mod cluster;
 pub mod config_file;
 pub mod corpus;
+pub mod link_process;
+pub mod netns;
 pub mod node_process;
 pub mod oracle;
 pub mod ports;
