@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod cluster;
 pub mod config;

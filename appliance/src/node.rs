@@ -231,7 +231,7 @@ impl Node {
         let edge = Edge::new(EdgeParts {
             router,
             meta: member.meta_view.clone(),
-            tls: pki::server_config(&state.pki)?,
+            tls: pki::ServerTls::new(&state.pki)?.config(),
             options: edge_options(config),
             counters: counters.clone(),
             surroundings: surroundings.clone(),

@@ -1,6 +1,8 @@
 //! The meta group's state: who is in the cluster, where shards live, the cluster's certificates and token keys. Changed only
 //! by commands from the meta log; small enough to be kept whole in memory and in one checked file per checkpoint.
 
+pub mod admission;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,6 +11,8 @@ use iris_protocol::versioned::Versioned;
 use iris_protocol::vnode::vnode_of;
 use iris_protocol::{NodeId, ShardId, UserId};
 use serde::{Deserialize, Serialize};
+
+use admission::{Admissions, Join, JoinRefusal, NewToken};
 
 /// Text that must not reach a log: its Debug form says nothing.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +46,23 @@ pub struct Pki {
     pub ca_cert_pem: String,
     /// CA key, PKCS#8 PEM.
     pub ca_key_pem: Secret,
-    /// Leaf certificate, PEM.
-    pub leaf_cert_pem: String,
-    /// Leaf key, PKCS#8 PEM.
+    /// When the CA's certificate ends, in Unix milliseconds.
+    pub ca_until_ms: u64,
+    /// The leaf certificate.
+    pub leaf: Leaf,
+    /// Leaf key, PKCS#8 PEM. It stays when the certificate is renewed: devices may pin it.
     pub leaf_key_pem: Secret,
+}
+
+/// The leaf certificate, with what is needed to tell whether it still fits, without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// PEM.
+    pub cert_pem: String,
+    /// The names in it.
+    pub names: Vec<String>,
+    /// When it ends, in Unix milliseconds.
+    pub until_ms: u64,
 }
 
 /// A key that signs user tokens (B3). Several at once while keys rotate; the last one signs.
@@ -105,6 +122,8 @@ pub struct MetaState {
     pub vnodes: Vec<ShardId>,
     /// Deduplication.
     pub dedup: DedupSettings,
+    /// Join tokens and newcomers.
+    pub admissions: Admissions,
 }
 
 impl MetaState {
@@ -129,7 +148,7 @@ pub struct Meta {
 
 impl Versioned for Meta {
     const NAME: &'static str = "meta state";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 /// One change to the meta state.
@@ -139,30 +158,82 @@ pub enum MetaCommand {
     Found(Box<MetaState>),
     /// A member's name or addresses as its own configuration has them now.
     Describe(NodeId, NodeRecord),
+    /// A join token was made.
+    IssueToken(NewToken),
+    /// A node asks to be let in.
+    Join(Join),
+    /// The leaf certificate was made anew, with the same key.
+    Leaf(Leaf),
 }
 
 impl Versioned for MetaCommand {
     const NAME: &'static str = "meta command";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaOutcome {
+    /// Nothing is different.
+    Unchanged,
+    /// Done, or it was already so.
+    Changed,
+    /// The node is a member under this id.
+    Joined(NodeId),
+    /// The node is not let in.
+    JoinRefused(JoinRefusal),
+    /// There are too many join tokens that may still be used.
+    TokensFull {
+        /// When the first of them ends.
+        first_expires_ms: u64,
+    },
+}
+
+impl MetaOutcome {
+    /// Whether the state may be another than before.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        matches!(self, Self::Changed | Self::Joined(_))
+    }
+
+    fn changed_if(changed: bool) -> Self {
+        if changed { Self::Changed } else { Self::Unchanged }
+    }
 }
 
 impl Meta {
-    /// Applies a command; returns whether anything changed. Deterministic.
-    pub fn apply(&mut self, command: MetaCommand) -> bool {
-        match (command, &mut self.state) {
-            (MetaCommand::Found(state), empty @ None) => {
-                *empty = Some(*state);
-                true
+    /// Applies a command. Deterministic.
+    pub fn apply(&mut self, command: MetaCommand) -> MetaOutcome {
+        let Some(state) = &mut self.state else {
+            let MetaCommand::Found(state) = command else { return MetaOutcome::Unchanged };
+            self.state = Some(*state);
+            return MetaOutcome::Changed;
+        };
+        match command {
+            MetaCommand::Found(_) => MetaOutcome::Unchanged,
+            MetaCommand::Describe(node, record) => MetaOutcome::changed_if(state.describe(node, record)),
+            MetaCommand::IssueToken(new) => state.admissions.issue(new),
+            MetaCommand::Join(join) => state.admissions.join(&mut state.nodes, join),
+            MetaCommand::Leaf(leaf) => {
+                let is_new = state.pki.leaf != leaf;
+                state.pki.leaf = leaf;
+                MetaOutcome::changed_if(is_new)
             }
-            (MetaCommand::Found(_), Some(_)) | (MetaCommand::Describe(..), None) => false,
-            (MetaCommand::Describe(node, record), Some(state)) => match state.nodes.get_mut(&node) {
-                // A node describes itself; its key is who it is and never changes.
-                Some(known) if known.key == record.key && *known != record => {
-                    *known = record;
-                    true
-                }
-                _ => false,
-            },
         }
+    }
+}
+
+impl MetaState {
+    /// A node describes itself; its key is who it is and never changes. A name that another member has is not taken over:
+    /// people could not tell the two apart.
+    fn describe(&mut self, node: NodeId, mut record: NodeRecord) -> bool {
+        let name_taken = self.nodes.iter().any(|(id, other)| *id != node && other.name == record.name);
+        let Some(known) = self.nodes.get_mut(&node).filter(|known| known.key == record.key) else { return false };
+        if name_taken {
+            record.name.clone_from(&known.name);
+        }
+        let is_news = *known != record;
+        *known = record;
+        self.admissions.heard_from(node) || is_news
     }
 }

@@ -103,8 +103,9 @@ impl MetaMachine {
             }
             EntryPayload::Normal(command) => {
                 let command: MetaCommand = versioned::decode(&command.0).map_err(io::Error::other)?;
-                let changed = self.meta.apply(command);
-                (Applied::Meta(changed), changed)
+                let outcome = self.meta.apply(command);
+                let changed = outcome.has_changed();
+                (Applied::Meta(outcome), changed)
             }
         })
     }

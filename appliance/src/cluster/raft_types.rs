@@ -10,6 +10,8 @@ use iris_store::Outcome;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::meta::MetaOutcome;
+
 /// Tasks, timers, channels and random numbers of the Raft groups. A simulation puts another [`openraft::AsyncRuntime`] here.
 pub type Runtime = openraft::impls::TokioRuntime;
 
@@ -58,8 +60,8 @@ pub enum Applied {
     Nothing,
     /// One outcome for each item of a shard's batch.
     Shard(Vec<Outcome>),
-    /// Whether the meta state changed.
-    Meta(bool),
+    /// What a change of the meta state came to.
+    Meta(MetaOutcome),
 }
 
 /// Version of every encoding in this file.

@@ -62,12 +62,13 @@ fn founding(nodes: &[NodeId]) -> MetaState {
     };
     MetaState {
         cluster: "test".to_owned(),
-        pki: pki::found("test", &[], 2026).unwrap(),
+        pki: pki::found("test", &[], Surroundings::system().clock.unix_ms()).unwrap(),
         token_keys: vec![token::new_key().unwrap()],
         nodes: nodes.iter().map(|id| (*id, record(id))).collect::<BTreeMap<_, _>>(),
         shards: first_layout(nodes, 2),
         vnodes: first_vnodes(2),
         dedup: DedupSettings { window_ms: 3_600_000, keys_max: 100_000 },
+        admissions: Default::default(),
     }
 }
 

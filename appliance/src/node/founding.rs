@@ -8,11 +8,11 @@ use iris_p2p::{Member as LinkMember, PeerAddr, PeerKey};
 use iris_protocol::NodeId;
 
 use crate::auth::{pki, token};
+use crate::cluster::meta::admission::Admissions;
 use crate::cluster::meta::{DedupSettings, MetaState, NodeRecord};
 use crate::cluster::placement::{first_layout, first_vnodes};
 use crate::config::Config;
 
-const MS_PER_YEAR: u64 = 31_556_952_000;
 const MS_PER_H: u64 = 3_600_000;
 
 /// Where clients are told to connect: what the configuration says of this node, else where it really listens (a wildcard
@@ -79,12 +79,8 @@ pub(super) fn state(
 ) -> anyhow::Result<MetaState> {
     let cluster = uuid::Uuid::new_v4().to_string();
     let ids: Vec<NodeId> = members.keys().copied().collect();
-    let hosts = members.values().filter_map(|record| record.client.rsplit_once(':'));
-    let hosts = hosts.map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
-    let names: Vec<String> = members.values().map(|record| record.name.clone()).chain(hosts).collect();
-    let year = 1970 + i32::try_from(now_unix_ms / MS_PER_YEAR).unwrap_or(0);
     Ok(MetaState {
-        pki: pki::found(&cluster, &names, year)?,
+        pki: pki::found(&cluster, &pki::node_names(members), now_unix_ms)?,
         cluster,
         token_keys: vec![token::new_key()?],
         nodes: members.clone(),
@@ -94,5 +90,6 @@ pub(super) fn state(
             window_ms: config.store.dedup_window_h * MS_PER_H,
             keys_max: config.store.dedup_keys_max,
         },
+        admissions: Admissions::default(),
     })
 }

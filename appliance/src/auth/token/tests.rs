@@ -15,12 +15,13 @@ const NOW_S: u64 = NOW_MS / 1000;
 fn state() -> MetaState {
     MetaState {
         cluster: "c1".to_owned(),
-        pki: pki::found("c1", &[], 2026).unwrap(),
+        pki: pki::found("c1", &[], NOW_MS).unwrap(),
         token_keys: vec![new_key().unwrap()],
         nodes: BTreeMap::new(),
         shards: Vec::new(),
         vnodes: Vec::new(),
         dedup: DedupSettings { window_ms: 1, keys_max: 1 },
+        admissions: Default::default(),
     }
 }
 

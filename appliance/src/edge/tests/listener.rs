@@ -26,14 +26,14 @@ impl Listening {
     async fn new(change: impl FnOnce(&mut EdgeOptions)) -> Self {
         let mut options = options();
         change(&mut options);
-        let made = pki::found("test", &[], 2026).unwrap();
+        let made = pki::found("test", &[], Surroundings::system().clock.unix_ms()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(made.ca_cert_pem.as_bytes()).unwrap()).unwrap();
         let (_, meta) = watch::channel(None);
         let edge = Edge::new(EdgeParts {
             router: FakeRouter::default(),
             meta,
-            tls: pki::server_config(&made).unwrap(),
+            tls: pki::ServerTls::new(&made).unwrap().config(),
             options,
             counters: Arc::default(),
             surroundings: Surroundings::system(),

@@ -1,0 +1,255 @@
+//! Who was let into the cluster, and by which join token (C2): the part of the meta state behind `iris join-token` and
+//! `iris up --join`. Pure, without a clock: commands carry the proposer's time. Of a token's secret only the hash is here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use iris_p2p::PeerKey;
+use iris_protocol::NodeId;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{MetaOutcome, NodeRecord};
+
+/// Join tokens remembered at once: many times what anybody has in a pocket, and some 10 KB of state.
+pub const TOKENS_MAX: usize = 64;
+
+/// Longest life of a join token: long enough to carry it to a machine, short enough not to be forgotten in a chat.
+pub const TOKEN_TTL_MS_MAX: u64 = 24 * 3_600 * 1_000;
+
+/// How long past its expiry a token is remembered, so that a late try hears "used" or "expired" and not "unknown".
+const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// Members of a cluster: more than a home has, few enough that every node links up with every other.
+pub const MEMBERS_MAX: usize = 32;
+
+/// A join token's public half: which one it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TokenId(pub [u8; 8]);
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenId({self})")
+    }
+}
+
+/// SHA-256 of a token's secret. The secret has 256 random bits, so the hash tells nothing about it, and whoever reads the log
+/// or a checkpoint can't join with what stands there.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// The hash of a secret.
+    #[must_use]
+    pub fn of(secret: &[u8; 32]) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// Takes as long whether they differ early, late or not at all.
+    fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// A token as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    id: TokenId,
+    secret: SecretHash,
+    expires_ms: u64,
+    used: Option<Used>,
+}
+
+/// What became of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Used {
+    node: NodeId,
+    key: PeerKey,
+    name: String,
+    at_ms: u64,
+}
+
+/// Who was let in, and who may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admissions {
+    /// No id below this is ever given again, whatever became of its node. 0 in a new cluster: its founders' ids count too.
+    next_node: u64,
+    tokens: Vec<JoinToken>,
+    /// Admitted nodes that were not heard from since: only these may be told their place again. A node that has run may hold
+    /// Raft's promises in its data folder; if it asks to join once more, that folder is gone, and it must not come back
+    /// under the same id with none of them (design: a disk that lost its data is a new node).
+    newcomers: BTreeSet<NodeId>,
+}
+
+/// A new token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Which.
+    pub id: TokenId,
+    /// What its bearer proves.
+    pub secret: SecretHash,
+    /// The proposer's time.
+    pub now_ms: u64,
+    /// How long it is good for from then on; [`TOKEN_TTL_MS_MAX`] at most.
+    pub ttl_ms: u64,
+}
+
+/// A node that wants in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// By which token.
+    pub token: TokenId,
+    /// The hash of the secret it gave.
+    pub secret: SecretHash,
+    /// Who it is.
+    pub record: NodeRecord,
+    /// The proposer's time.
+    pub now_ms: u64,
+}
+
+/// Why a node was not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinRefusal {
+    /// No such token: never issued, or so old that it is forgotten.
+    Unknown,
+    /// There is one, but its secret is another.
+    WrongSecret,
+    /// It was used, by another node.
+    Used {
+        /// By this one.
+        node: NodeId,
+        /// Its name then.
+        name: String,
+        /// When, by the proposer's clock.
+        at_ms: u64,
+    },
+    /// It was not used in time.
+    Expired {
+        /// When it ended.
+        at_ms: u64,
+    },
+    /// The key belongs to a member that has been running already.
+    KeyIsMember {
+        /// Which one.
+        node: NodeId,
+        /// Its name.
+        name: String,
+    },
+    /// Another member has that name.
+    NameTaken {
+        /// Which one.
+        node: NodeId,
+        /// The name.
+        name: String,
+    },
+    /// There are [`MEMBERS_MAX`] members.
+    Full,
+}
+
+impl JoinToken {
+    /// Nobody needs it any more: it can't let anyone in, and whoever used it has its place.
+    fn is_done(&self, now_ms: u64, newcomers: &BTreeSet<NodeId>) -> bool {
+        match &self.used {
+            Some(used) => !newcomers.contains(&used.node),
+            None => self.expires_ms <= now_ms,
+        }
+    }
+}
+
+impl Admissions {
+    /// Remembers a new token. Old ones make room, those first that nobody needs any more.
+    pub(super) fn issue(&mut self, new: NewToken) -> MetaOutcome {
+        if let Some(known) = self.tokens.iter().find(|token| token.id == new.id) {
+            // The proposer did not hear the first answer. Another's secret under the same id would be a broken random source.
+            return if known.secret.matches(&new.secret) { MetaOutcome::Changed } else { MetaOutcome::Unchanged };
+        }
+        let (now_ms, newcomers) = (new.now_ms, &self.newcomers);
+        self.tokens.retain(|token| {
+            token.expires_ms.saturating_add(REMEMBERED_MS) > now_ms || !token.is_done(now_ms, newcomers)
+        });
+        if self.tokens.len() >= TOKENS_MAX {
+            let done = self.tokens.iter().enumerate().filter(|(_, token)| token.is_done(now_ms, newcomers));
+            match done.min_by_key(|(_, token)| token.expires_ms).map(|(at, _)| at) {
+                Some(oldest) => drop(self.tokens.remove(oldest)),
+                None => {
+                    let first_expires_ms = self.tokens.iter().map(|token| token.expires_ms).min().unwrap_or(now_ms);
+                    return MetaOutcome::TokensFull { first_expires_ms };
+                }
+            }
+        }
+        let expires_ms = now_ms.saturating_add(new.ttl_ms.min(TOKEN_TTL_MS_MAX));
+        self.tokens.push(JoinToken { id: new.id, secret: new.secret, expires_ms, used: None });
+        MetaOutcome::Changed
+    }
+
+    /// Lets a node in, or says why not. The token is used up and the node is a member in one step; what is refused uses up
+    /// nothing. The same node with the same token is told the same again, as long as it was not heard from.
+    pub(super) fn join(&mut self, nodes: &mut BTreeMap<NodeId, NodeRecord>, join: Join) -> MetaOutcome {
+        let Some(token) = self.tokens.iter_mut().find(|token| token.id == join.token) else {
+            return MetaOutcome::JoinRefused(JoinRefusal::Unknown);
+        };
+        // First of all: who does not know the secret learns nothing about the token.
+        if !token.secret.matches(&join.secret) {
+            return MetaOutcome::JoinRefused(JoinRefusal::WrongSecret);
+        }
+        let is_others = token.used.as_ref().filter(|used| used.key != join.record.key);
+        if let Some(Used { node, name, at_ms, .. }) = is_others.cloned() {
+            return MetaOutcome::JoinRefused(JoinRefusal::Used { node, name, at_ms });
+        }
+        if let Some((&node, known)) = nodes.iter().find(|(_, known)| known.key == join.record.key) {
+            // Its answer was lost, or the token was issued again because it was.
+            if self.newcomers.contains(&node) {
+                return MetaOutcome::Joined(node);
+            }
+            return MetaOutcome::JoinRefused(JoinRefusal::KeyIsMember { node, name: known.name.clone() });
+        }
+        if let Some(Used { node, name, at_ms, .. }) = token.used.clone() {
+            // Used by this key, which is no member any more.
+            return MetaOutcome::JoinRefused(JoinRefusal::Used { node, name, at_ms });
+        }
+        if token.expires_ms <= join.now_ms {
+            return MetaOutcome::JoinRefused(JoinRefusal::Expired { at_ms: token.expires_ms });
+        }
+        if let Some((&node, known)) = nodes.iter().find(|(_, known)| known.name == join.record.name) {
+            return MetaOutcome::JoinRefused(JoinRefusal::NameTaken { node, name: known.name.clone() });
+        }
+        if nodes.len() >= MEMBERS_MAX {
+            return MetaOutcome::JoinRefused(JoinRefusal::Full);
+        }
+        let after_known = nodes.last_key_value().map_or(1, |(last, _)| last.0 + 1);
+        let node = NodeId(self.next_node.max(after_known));
+        self.next_node = node.0 + 1;
+        let Join { record, now_ms, .. } = join;
+        token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
+        self.newcomers.insert(node);
+        nodes.insert(node, record);
+        MetaOutcome::Joined(node)
+    }
+
+    /// Whether a node was let in and not heard from since. It has made no promise yet, and is to hold nothing before it was.
+    #[must_use]
+    pub fn is_newcomer(&self, node: NodeId) -> bool {
+        self.newcomers.contains(&node)
+    }
+
+    /// The node was heard from; whether that is news.
+    pub(super) fn heard_from(&mut self, node: NodeId) -> bool {
+        self.newcomers.remove(&node)
+    }
+}
+
+#[cfg(test)]
+mod tests;

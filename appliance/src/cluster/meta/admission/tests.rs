@@ -1,0 +1,184 @@
+//! Tokens and joins as commands on the meta state: what is let in, what is refused and how, and that ids are never given twice.
+
+use iris_p2p::Identity;
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR_MS: u64 = 3_600_000;
+const NOW_MS: u64 = 1_795_000_000_000;
+
+#[derive(Default)]
+struct Cluster {
+    admissions: Admissions,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+}
+
+fn record(name: &str) -> NodeRecord {
+    NodeRecord {
+        name: name.to_owned(),
+        key: Identity::ephemeral().peer_id(),
+        p2p: Vec::new(),
+        client: "192.0.2.1:8443".to_owned(),
+    }
+}
+
+fn hash(secret: u8) -> SecretHash {
+    SecretHash::of(&[secret; 32])
+}
+
+impl Cluster {
+    /// Founded by one node.
+    fn new() -> Self {
+        Self { nodes: BTreeMap::from([(NodeId(1), record("attic"))]), ..Self::default() }
+    }
+
+    fn issue(&mut self, id: u8, now_ms: u64) -> MetaOutcome {
+        let id_bytes = [id; 8];
+        self.admissions.issue(NewToken { id: TokenId(id_bytes), secret: hash(id), now_ms, ttl_ms: HOUR_MS })
+    }
+
+    fn join(&mut self, id: u8, secret: u8, record: &NodeRecord, now_ms: u64) -> MetaOutcome {
+        let join = Join { token: TokenId([id; 8]), secret: hash(secret), record: record.clone(), now_ms };
+        self.admissions.join(&mut self.nodes, join)
+    }
+
+    #[track_caller]
+    fn refused(&mut self, id: u8, secret: u8, record: &NodeRecord, now_ms: u64) -> JoinRefusal {
+        let (nodes, admissions) = (self.nodes.clone(), self.admissions.clone());
+        let MetaOutcome::JoinRefused(refusal) = self.join(id, secret, record, now_ms) else { panic!("it was let in") };
+        assert_eq!((&self.nodes, &self.admissions), (&nodes, &admissions), "a refusal changes nothing");
+        refusal
+    }
+}
+
+#[test]
+fn a_token_lets_one_node_in_and_each_refusal_says_which() {
+    let mut cluster = Cluster::new();
+    assert_eq!(cluster.issue(7, NOW_MS), MetaOutcome::Changed);
+    let (nas, pi) = (record("nas"), record("pi"));
+    assert_eq!(cluster.refused(8, 8, &nas, NOW_MS), JoinRefusal::Unknown);
+    assert_eq!(cluster.refused(7, 8, &nas, NOW_MS), JoinRefusal::WrongSecret);
+    let taken = JoinRefusal::NameTaken { node: NodeId(1), name: "attic".into() };
+    assert_eq!(cluster.refused(7, 7, &record("attic"), NOW_MS), taken);
+    assert_eq!(cluster.refused(7, 7, &nas, NOW_MS + HOUR_MS), JoinRefusal::Expired { at_ms: NOW_MS + HOUR_MS });
+    // What was refused used nothing up.
+    assert_eq!(cluster.join(7, 7, &nas, NOW_MS + HOUR_MS - 1), MetaOutcome::Joined(NodeId(2)));
+    assert_eq!(cluster.nodes[&NodeId(2)], nas);
+    let used = JoinRefusal::Used { node: NodeId(2), name: "nas".into(), at_ms: NOW_MS + HOUR_MS - 1 };
+    assert_eq!(cluster.refused(7, 7, &pi, NOW_MS), used);
+    assert_eq!(cluster.refused(7, 7, &pi, NOW_MS + 2 * HOUR_MS), used, "also when it would have expired since");
+    assert_eq!(cluster.refused(7, 8, &pi, NOW_MS), JoinRefusal::WrongSecret, "a guesser does not even learn that");
+}
+
+#[test]
+fn a_lost_answer_is_given_again_until_the_node_was_heard_from() {
+    let mut cluster = Cluster::new();
+    cluster.issue(7, NOW_MS);
+    cluster.issue(9, NOW_MS);
+    let nas = record("nas");
+    assert_eq!(cluster.join(7, 7, &nas, NOW_MS), MetaOutcome::Joined(NodeId(2)));
+    assert_eq!(cluster.join(7, 7, &nas, NOW_MS + 5 * HOUR_MS), MetaOutcome::Joined(NodeId(2)), "however late");
+    assert_eq!(cluster.join(9, 9, &nas, NOW_MS), MetaOutcome::Joined(NodeId(2)), "or with another token");
+    assert_eq!(cluster.join(9, 9, &record("pi"), NOW_MS), MetaOutcome::Joined(NodeId(3)), "which is not used up by it");
+    assert!(cluster.admissions.is_newcomer(NodeId(2)));
+    assert!(cluster.admissions.heard_from(NodeId(2)));
+    assert!(!cluster.admissions.heard_from(NodeId(2)));
+    // From here on its data folder may hold promises. Without it, it is another node.
+    let member = JoinRefusal::KeyIsMember { node: NodeId(2), name: "nas".into() };
+    assert_eq!(cluster.refused(7, 7, &nas, NOW_MS), member);
+    cluster.issue(10, NOW_MS);
+    assert_eq!(cluster.refused(10, 10, &nas, NOW_MS), member);
+}
+
+#[test]
+fn an_id_is_not_given_again_when_its_node_is_gone() {
+    let mut cluster = Cluster::new();
+    cluster.issue(7, NOW_MS);
+    cluster.issue(8, NOW_MS);
+    let nas = record("nas");
+    assert_eq!(cluster.join(7, 7, &nas, NOW_MS), MetaOutcome::Joined(NodeId(2)));
+    cluster.nodes.remove(&NodeId(2));
+    assert!(matches!(cluster.refused(7, 7, &nas, NOW_MS), JoinRefusal::Used { node: NodeId(2), .. }));
+    assert_eq!(cluster.join(8, 8, &nas, NOW_MS), MetaOutcome::Joined(NodeId(3)));
+}
+
+#[test]
+fn a_full_cluster_takes_nobody() {
+    let mut cluster = Cluster::new();
+    for id in 2..=MEMBERS_MAX as u64 {
+        cluster.nodes.insert(NodeId(id), record(&format!("n{id}")));
+    }
+    cluster.issue(7, NOW_MS);
+    assert_eq!(cluster.refused(7, 7, &record("one-more"), NOW_MS), JoinRefusal::Full);
+}
+
+#[test]
+fn the_tokens_remembered_are_bounded_and_those_nobody_needs_go_first() {
+    let mut cluster = Cluster::new();
+    for id in 0..TOKENS_MAX as u8 {
+        assert_eq!(cluster.issue(id, NOW_MS + u64::from(id)), MetaOutcome::Changed);
+    }
+    assert_eq!(cluster.issue(3, NOW_MS), MetaOutcome::Changed, "the same again, after a lost answer");
+    let full = MetaOutcome::TokensFull { first_expires_ms: NOW_MS + HOUR_MS };
+    assert_eq!(cluster.issue(100, NOW_MS + 100), full);
+    // Used, and the node is there: this one makes room.
+    assert_eq!(cluster.join(5, 5, &record("nas"), NOW_MS), MetaOutcome::Joined(NodeId(2)));
+    assert_eq!(cluster.issue(100, NOW_MS + 100), full, "not while its answer may have to be given again");
+    cluster.admissions.heard_from(NodeId(2));
+    assert_eq!(cluster.issue(100, NOW_MS + 100), MetaOutcome::Changed);
+    assert_eq!(cluster.refused(5, 5, &record("pi"), NOW_MS), JoinRefusal::Unknown);
+    // All of them old: remembered for a while, then gone.
+    assert_eq!(cluster.issue(101, NOW_MS + 2 * HOUR_MS), MetaOutcome::Changed);
+    assert!(matches!(cluster.refused(9, 9, &record("pi"), NOW_MS + 2 * HOUR_MS), JoinRefusal::Expired { .. }));
+    assert_eq!(cluster.issue(102, NOW_MS + 2 * HOUR_MS + REMEMBERED_MS), MetaOutcome::Changed);
+    assert_eq!(cluster.admissions.tokens.len(), 2);
+}
+
+#[test]
+fn a_token_lives_a_day_at_most_whoever_asks() {
+    let mut cluster = Cluster::new();
+    let new = NewToken { id: TokenId([1; 8]), secret: hash(1), now_ms: NOW_MS, ttl_ms: u64::MAX };
+    assert_eq!(cluster.admissions.issue(new), MetaOutcome::Changed);
+    let late = cluster.refused(1, 1, &record("nas"), NOW_MS + TOKEN_TTL_MS_MAX);
+    assert_eq!(late, JoinRefusal::Expired { at_ms: NOW_MS + TOKEN_TTL_MS_MAX });
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let new = NewToken { id: TokenId([0xab; 8]), secret: hash(1), now_ms: 1, ttl_ms: 1 };
+    let shown = format!("{new:?}");
+    assert!(shown.contains("abababab") && shown.contains("SecretHash(..)"), "{shown}");
+}
+
+proptest! {
+    /// Whatever is issued, tried, heard and removed: one node a token at most, no id twice, and bounded memory.
+    #[test]
+    fn no_id_twice_and_no_token_twice(
+        steps in proptest::collection::vec((0u8..4, 0u8..12, 0u8..6, 0u64..3), 1..200)
+    ) {
+        let machines: Vec<NodeRecord> = (0..6).map(|at| record(&format!("m{at}"))).collect();
+        let mut cluster = Cluster::new();
+        let mut keys = BTreeMap::from([(NodeId(1), cluster.nodes[&NodeId(1)].key)]);
+        let mut users: BTreeMap<u8, NodeId> = BTreeMap::new();
+        for (what, token, machine, hours) in steps {
+            let machine = &machines[usize::from(machine)];
+            match what {
+                0 => drop(cluster.issue(token, NOW_MS + hours * HOUR_MS)),
+                1 => {
+                    let before = cluster.nodes.len();
+                    if let MetaOutcome::Joined(node) = cluster.join(token, token, machine, NOW_MS + hours * HOUR_MS) {
+                        // An id belongs to one key for ever.
+                        prop_assert_eq!(*keys.entry(node).or_insert(machine.key), machine.key);
+                        if cluster.nodes.len() > before {
+                            prop_assert_eq!(*users.entry(token).or_insert(node), node);
+                        }
+                    }
+                }
+                2 => drop(cluster.admissions.heard_from(NodeId(u64::from(token)))),
+                _ => drop(cluster.nodes.remove(&NodeId(u64::from(token)))),
+            }
+            prop_assert!(cluster.admissions.tokens.len() <= TOKENS_MAX);
+        }
+    }
+}
