@@ -2,8 +2,11 @@
 //! order that loses nobody anything: leaderships are handed over, sessions told to go, what is under way is finished, the
 //! last checkpoint written.
 
+mod addresses;
 mod admin;
+mod certificates;
 mod founding;
+mod place;
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -19,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Door, JoinToken};
 use crate::auth::pki;
 use crate::cluster::transport::over_links;
 use crate::cluster::{Leaderships, Member, MemberOptions, RaftTiming};
@@ -28,6 +32,8 @@ use crate::routing::{Router, RouterParts};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
 use crate::welcome;
+use addresses::Addresses;
+use place::Place;
 
 /// Longest the tasks may take to end once everything is drained.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,11 +47,11 @@ const LEADERS_DEADLINE: Duration = Duration::from_secs(5);
 /// A signal this soon after the first is the same one.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs a node until SIGINT or SIGTERM.
+/// Runs a node until SIGINT or SIGTERM. `join` lets it into a cluster, if its data folder is of none yet.
 ///
 /// # Errors
 /// It could not start, or had to end: the sentence says why and what to do.
-pub async fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
+pub async fn run(config: Config, join: Option<JoinToken>, surroundings: Surroundings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -68,17 +74,22 @@ pub async fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<(
         tracing::warn!("ended at once; what was acked is safe");
         std::process::exit(1);
     });
-    run_until(config, surroundings, stop).await
+    run_until(config, join, surroundings, stop).await
 }
 
 /// Runs a node until `stop` is cancelled.
 ///
 /// # Errors
 /// See [`run`].
-pub async fn run_until(config: Config, surroundings: Surroundings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_until(
+    config: Config,
+    join: Option<JoinToken>,
+    surroundings: Surroundings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let supervisor = Supervisor::new();
     let started = tokio::select! {
-        started = Node::start(&config, surroundings, &supervisor, &stop) => started,
+        started = Box::pin(Node::start(&config, join, surroundings, &supervisor, &stop)) => started,
         why = supervisor.fatal() => Err(anyhow::anyhow!("{why}")),
     };
     let node = match started {
@@ -110,22 +121,25 @@ struct Node {
 impl Node {
     async fn start(
         config: &Config,
+        join: Option<JoinToken>,
         surroundings: Surroundings,
         supervisor: &Supervisor,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let data = &config.node.data;
         create_private_folder(data)?;
+        let begin = admission::begin(config, join)?;
         let admin_socket = crate::admin::bind(data)?;
         let listener = TcpListener::bind(&config.node.listen)
             .await
             .with_context(|| format!("can't listen for clients on {} (node.listen)", config.node.listen))?;
-        let client_address = founding::advertised(config, listener.local_addr()?);
 
         let identity = Identity::load_or_create(&data.join("identity.key"))?;
-        let members = founding::members(config, identity.peer_id(), &client_address)?;
-        let (links, inbound, task) =
-            Links::start(identity, link_config(config)?, founding::links(&members, config.node.id)?).await?;
+        let (links, inbound, task) = Links::start(identity, link_config(config)?, Vec::new()).await?;
+        // Asked for only now that every port is this node's: a start that fails for one uses no token up.
+        let own = Addresses::new(config, listener.local_addr()?, links.clone())?;
+        let place = Place::find(begin, config, &own, &surroundings).await?;
+        links.set_members(founding::links(&place.members, place.node));
         let task = Arc::new(Mutex::new(Some(task)));
         supervisor.spawn_critical("peer links", move |stop| async move {
             let Some(task) = task.lock().await.take() else { return Ok(()) };
@@ -143,14 +157,14 @@ impl Node {
                 ended = watched => Err(ended.map_or_else(|| anyhow::anyhow!("it ended"), Into::into)),
             }
         });
-        let keys: HashMap<NodeId, PeerKey> = members.iter().map(|(id, record)| (*id, record.key)).collect();
+        let keys: HashMap<NodeId, PeerKey> = place.members.iter().map(|(id, record)| (*id, record.key)).collect();
         let (transport, acceptor) = over_links(links.clone(), inbound, keys);
-        let me = NodeId(config.node.id);
+        let described = own.clone();
         let member = Member::start(
             MemberOptions {
-                node: me,
-                record: members[&me].clone(),
-                members: members.keys().copied().collect(),
+                node: place.node,
+                describe: Arc::new(move || described.record()),
+                members: place.members.keys().copied().collect(),
                 meta_path: data.join("meta"),
                 log: log.clone(),
                 warm: Arc::new(Warm::open(&data.join("inboxes.db"))?),
@@ -163,22 +177,19 @@ impl Node {
                 },
                 transport: Arc::new(transport),
                 acceptor: Box::new(acceptor),
-                founding: founding::state(config, &members, surroundings.clock.unix_ms())?,
+                founding: place.founding.clone(),
+                settled: place.is_settled(),
                 surroundings: surroundings.clone(),
             },
             supervisor,
             stop,
         )
         .await?;
-        let p2p = links.listen_addrs().iter().map(ToString::to_string).collect();
-        supervisor.keep(links);
-        Self::open_doors(
-            config,
-            surroundings,
-            supervisor,
-            Parts { member, log, listener, admin_socket, client_address, p2p },
-        )
-        .await
+        let state = member.meta_view.borrow().clone().context("the cluster is not founded")?;
+        place.settle(data, &state)?;
+        supervisor.keep(links.clone());
+        Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, own, links })
+            .await
     }
 
     async fn open_doors(
@@ -227,15 +238,18 @@ impl Node {
         let ca_path = config.node.data.join("ca.pem");
         std::fs::write(&ca_path, &state.pki.ca_cert_pem)
             .with_context(|| format!("can't write {}", ca_path.display()))?;
+        let tls = Arc::new(pki::ServerTls::new(&state.pki)?);
+        certificates::spawn(supervisor, tls.clone(), member.proposals.clone(), surroundings.clock.clone());
         let counters = Arc::new(EdgeCounters::default());
         let edge = Edge::new(EdgeParts {
             router,
             meta: member.meta_view.clone(),
-            tls: pki::ServerTls::new(&state.pki)?.config(),
+            tls: tls.config(),
             options: edge_options(config),
             counters: counters.clone(),
             surroundings: surroundings.clone(),
             node: member.node,
+            side_door: Some(Arc::new(Door::new(member.proposals.clone(), member.meta_view.clone()))),
         });
         let drain_edge = CancellationToken::new();
         let (serving, listener, drain) = (edge.clone(), Arc::new(parts.listener), drain_edge.clone());
@@ -250,8 +264,8 @@ impl Node {
             edge: counters,
             supervisor: supervisor.clone(),
             clock: surroundings.clock.clone(),
-            listen: parts.client_address,
-            p2p: parts.p2p,
+            own: parts.own,
+            links: parts.links,
         });
         // "Ready" is said when it is so, or when waiting longer would not change it: the health sentence says the rest.
         member.shards.wait_for_leaders(LEADERS_DEADLINE).await;
@@ -313,8 +327,8 @@ struct Parts {
     log: RaftLog,
     listener: TcpListener,
     admin_socket: crate::admin::AdminListener,
-    client_address: String,
-    p2p: Vec<String>,
+    own: Addresses,
+    links: Links,
 }
 
 fn edge_options(config: &Config) -> EdgeOptions {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use iris_protocol::admin::{
-    ADMIN_BODY_LEN_MAX, AdminError, CONNECT_PATH, ConnectInfo, SOCKET_NAME, STATUS_PATH, StatusReport, USER_TOKEN_PATH,
-    UserToken, UserTokenRequest,
+    ADMIN_BODY_LEN_MAX, AdminError, CONNECT_PATH, ConnectInfo, IssuedJoinToken, JOIN_TOKEN_PATH, JoinTokenRequest,
+    SOCKET_NAME, STATUS_PATH, StatusReport, USER_TOKEN_PATH, UserToken, UserTokenRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +68,14 @@ impl Admin {
     /// No node there, or it refuses, or its answer can't be read.
     pub async fn user_token(&self, request: &UserTokenRequest) -> Result<UserToken, AdminClientError> {
         self.ask(Method::POST, USER_TOKEN_PATH, Some(request)).await
+    }
+
+    /// A token that lets one new node into the cluster.
+    ///
+    /// # Errors
+    /// No node there, or it refuses, or its answer can't be read.
+    pub async fn join_token(&self, request: &JoinTokenRequest) -> Result<IssuedJoinToken, AdminClientError> {
+        self.ask(Method::POST, JOIN_TOKEN_PATH, Some(request)).await
     }
 
     /// What a client needs besides a token.

@@ -48,6 +48,7 @@ pub use config::{ClientConfig, Deadlines, Token, TokenFuture, Trust};
 pub use error::{ClientError, SendError};
 pub use message::{ClientStats, Closing, Outgoing, Pending, Receipt, Welcome};
 pub use subscription::{Event, Subscription};
+pub use tls::{server_name, tls_config};
 
 pub use iris_protocol::frame::{Code, Delivery, Durability, Status, SubscribeFrom};
 pub use iris_protocol::{DeviceId, EntryId, MessageKey, NodeId, UserId};

@@ -18,14 +18,24 @@ use crate::error::ClientError;
 /// What every node's certificate says, whatever address was dialled.
 const SERVER_NAME: &str = "iris.internal";
 
-/// The name to ask for and to check.
-pub(crate) fn server_name() -> ServerName<'static> {
+/// The name to ask for and to check, whatever address is dialled.
+#[must_use]
+pub fn server_name() -> ServerName<'static> {
     ServerName::try_from(SERVER_NAME).expect("a constant DNS name")
 }
 
-/// The TLS side of a client that trusts `trust`. The provider is named, never the process's default: two libraries in one
-/// program need not agree on it.
+/// The TLS side of a client that trusts `trust`.
 pub(crate) fn client_config(trust: &Trust) -> Result<Arc<rustls::ClientConfig>, ClientError> {
+    tls_config(trust, ALPN)
+}
+
+/// TLS settings for a protocol of the cluster: 1.3 only, and no trust but in its own CA. For the other protocols on a node's
+/// client port; [`crate::Client`] makes its own. The provider is named, never the process's default: two libraries in one
+/// program need not agree on it.
+///
+/// # Errors
+/// The CA's certificate can't be read.
+pub fn tls_config(trust: &Trust, alpn: &[u8]) -> Result<Arc<rustls::ClientConfig>, ClientError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let broken = |error: &dyn std::fmt::Display| ClientError::Config(format!("TLS: {error}"));
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -38,7 +48,7 @@ pub(crate) fn client_config(trust: &Trust) -> Result<Arc<rustls::ClientConfig>, 
         Trust::CaSha256(ca_sha256) => Arc::new(PinnedCa { ca_sha256: *ca_sha256, provider }),
     };
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }

@@ -36,6 +36,15 @@ impl PeerAddr {
         PeerAddr(Multiaddr::from(socket.ip()).with(Protocol::Udp(socket.port())).with(Protocol::QuicV1))
     }
 
+    /// The literal IP, if it names one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.0.iter().next()? {
+            Protocol::Ip4(ip) => Some(ip.into()),
+            Protocol::Ip6(ip) => Some(ip.into()),
+            _ => None,
+        }
+    }
+
     /// The socket behind a TCP address with a literal IP.
     pub fn tcp_socket(&self) -> Option<SocketAddr> {
         match self.0.iter().nth(1)? {
@@ -75,14 +84,6 @@ impl PeerAddr {
     /// Whether it says nothing without the name of an interface, which no address here carries.
     pub(crate) fn needs_zone(&self) -> bool {
         matches!(self.ip(), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
-    }
-
-    fn ip(&self) -> Option<IpAddr> {
-        match self.0.iter().next()? {
-            Protocol::Ip4(ip) => Some(ip.into()),
-            Protocol::Ip6(ip) => Some(ip.into()),
-            _ => None,
-        }
     }
 
     fn port(&self) -> Option<u16> {

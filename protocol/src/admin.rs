@@ -9,6 +9,8 @@ use crate::ids::{DeviceId, NodeId, ShardId, UserId};
 pub const STATUS_PATH: &str = "/v1/status";
 /// `POST` [`UserTokenRequest`]: [`UserToken`].
 pub const USER_TOKEN_PATH: &str = "/v1/tokens/user";
+/// `POST` [`JoinTokenRequest`]: [`IssuedJoinToken`].
+pub const JOIN_TOKEN_PATH: &str = "/v1/tokens/join";
 /// `GET`: [`ConnectInfo`].
 pub const CONNECT_PATH: &str = "/v1/connect";
 /// The socket's name in the data folder.
@@ -153,6 +155,30 @@ pub struct UserTokenRequest {
 pub struct UserToken {
     /// The JWT.
     pub token: String,
+}
+
+/// What to make a join token of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinTokenRequest {
+    /// How long it is good for, in seconds; a day at most.
+    pub ttl_s: u64,
+}
+
+/// A join token: it lets one new node into the cluster.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct IssuedJoinToken {
+    /// The token itself: a secret.
+    pub token: String,
+    /// When it ends, in Unix milliseconds.
+    pub expires_unix_ms: u64,
+    /// Where the new node will ask to be let in, `host:port`.
+    pub addresses: Vec<String>,
+}
+
+impl std::fmt::Debug for IssuedJoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedJoinToken").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for UserToken {

@@ -13,8 +13,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::BoxFuture;
 use iris_protocol::admin::{
-    ADMIN_BODY_LEN_MAX, AdminError, CONNECT_PATH, ConnectInfo, STATUS_PATH, StatusReport, USER_TOKEN_PATH, UserToken,
-    UserTokenRequest,
+    ADMIN_BODY_LEN_MAX, AdminError, CONNECT_PATH, ConnectInfo, IssuedJoinToken, JOIN_TOKEN_PATH, JoinTokenRequest,
+    STATUS_PATH, StatusReport, USER_TOKEN_PATH, UserToken, UserTokenRequest,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,9 @@ pub trait AdminSource: Send + Sync + 'static {
 
     /// A token for a user; the error is a sentence for the operator.
     fn user_token(&self, request: UserTokenRequest) -> BoxFuture<'_, Result<UserToken, String>>;
+
+    /// A token that lets one new node in; the error is a sentence for the operator.
+    fn join_token(&self, request: JoinTokenRequest) -> BoxFuture<'_, Result<IssuedJoinToken, String>>;
 
     /// What a client needs besides a token; the error is a sentence for the operator.
     fn connect_info(&self) -> BoxFuture<'_, Result<ConnectInfo, String>>;
@@ -64,6 +67,7 @@ fn router(source: Arc<dyn AdminSource>) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status))
         .route(USER_TOKEN_PATH, post(user_token))
+        .route(JOIN_TOKEN_PATH, post(join_token))
         .route(CONNECT_PATH, get(connect_info))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -82,6 +86,15 @@ async fn user_token(
 ) -> Result<Json<UserToken>, Refusal> {
     let Json(request) = request.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
     let issued = source.user_token(request).await;
+    issued.map(Json).map_err(|why| Refusal(StatusCode::BAD_REQUEST, why))
+}
+
+async fn join_token(
+    State(source): Source,
+    request: Result<Json<JoinTokenRequest>, JsonRejection>,
+) -> Result<Json<IssuedJoinToken>, Refusal> {
+    let Json(request) = request.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
+    let issued = source.join_token(request).await;
     issued.map(Json).map_err(|why| Refusal(StatusCode::BAD_REQUEST, why))
 }
 

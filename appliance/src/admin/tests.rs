@@ -7,7 +7,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use iris_client::{Admin, AdminClientError};
 use iris_protocol::admin::{
-    ConnectInfo, Counters, Health, HealthLevel, SOCKET_NAME, StatusReport, UserToken, UserTokenRequest,
+    ConnectInfo, Counters, Health, HealthLevel, IssuedJoinToken, JoinTokenRequest, SOCKET_NAME, StatusReport,
+    UserToken, UserTokenRequest,
 };
 use iris_protocol::{NodeId, UserId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,6 +47,17 @@ impl AdminSource for Scripted {
         })
     }
 
+    fn join_token(&self, request: JoinTokenRequest) -> BoxFuture<'_, Result<IssuedJoinToken, String>> {
+        Box::pin(async move {
+            match request.ttl_s {
+                0 => Err("for how long?".to_owned()),
+                ttl_s => {
+                    Ok(IssuedJoinToken { token: "t".into(), expires_unix_ms: ttl_s, addresses: vec!["a:1".into()] })
+                }
+            }
+        })
+    }
+
     fn connect_info(&self) -> BoxFuture<'_, Result<ConnectInfo, String>> {
         Box::pin(async { Err("not yet".to_owned()) })
     }
@@ -77,7 +89,9 @@ async fn every_question_is_answered_and_every_refusal_is_a_sentence() {
     let admin = Admin::at(dir.path());
     assert_eq!(admin.status().await.unwrap().node, NodeId(3));
     assert_eq!(admin.user_token(&request("alice")).await.unwrap().token, "alice for 60 s");
+    assert_eq!(admin.join_token(&JoinTokenRequest { ttl_s: 60 }).await.unwrap().expires_unix_ms, 60);
     for (refused, why) in [
+        (admin.join_token(&JoinTokenRequest { ttl_s: 0 }).await.map(drop), "for how long?"),
         (admin.user_token(&request("mallory")).await.map(drop), "not for mallory"),
         (admin.connect_info().await.map(drop), "not yet"),
     ] {

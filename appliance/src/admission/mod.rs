@@ -2,7 +2,19 @@
 //! and the file by which it remembers its place. Admission goes over the client port, under an ALPN of its own and with the
 //! token's secret; the members' ports never see a stranger. What the cluster remembers of it is `cluster/meta/admission`.
 
+mod begin;
+mod door;
+mod joiner;
+mod membership;
+pub mod offer;
 pub mod token;
+pub mod wire;
+
+pub use begin::{Begin, begin};
+pub use door::{Door, JoinDesk};
+pub use joiner::{JoinError, Newcomer, join, say_on_stderr};
+pub use membership::{Membership, Origin};
+pub use token::JoinToken;
 
 /// The protocol between a new node and a member, told apart on the client port by this name.
 pub const JOIN_ALPN: &[u8] = b"iris-join/1";

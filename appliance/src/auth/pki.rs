@@ -80,8 +80,7 @@ pub fn found(cluster: &str, names: &[String], now_ms: u64) -> anyhow::Result<Pki
 /// The crypto library failed, or the keys in the meta state are damaged.
 pub fn reissue(cluster: &str, pki: &Pki, names: &[String], now_ms: u64) -> anyhow::Result<Leaf> {
     let ca_key = KeyPair::from_pem(pki.ca_key_pem.expose()).context("the CA's key is damaged")?;
-    let issuer =
-        Issuer::from_ca_cert_pem(&pki.ca_cert_pem, ca_key).context("the CA's certificate is damaged")?;
+    let issuer = Issuer::from_ca_cert_pem(&pki.ca_cert_pem, ca_key).context("the CA's certificate is damaged")?;
     let leaf_key = KeyPair::from_pem(pki.leaf_key_pem.expose()).context("the cluster's key is damaged")?;
     leaf(cluster, names, &leaf_key, &issuer, now_ms, pki.ca_until_ms)
 }
@@ -146,8 +145,16 @@ fn subject_names(names: &[String]) -> Vec<String> {
 /// # Errors
 /// The certificate in the meta state is damaged.
 pub fn ca_sha256(pki: &Pki) -> anyhow::Result<String> {
+    Ok(ca_sha256_bytes(pki)?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// SHA-256 of the CA's certificate (its DER).
+///
+/// # Errors
+/// The certificate in the meta state is damaged.
+pub fn ca_sha256_bytes(pki: &Pki) -> anyhow::Result<[u8; 32]> {
     let der = CertificateDer::from_pem_slice(pki.ca_cert_pem.as_bytes()).context("the CA's certificate is damaged")?;
-    Ok(Sha256::digest(&der).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Sha256::digest(&der).into())
 }
 
 /// The client port's TLS: 1.3 only; `iris/2` and the door for new nodes only; the leaf followed by the CA. The leaf can be

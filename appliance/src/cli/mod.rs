@@ -5,6 +5,7 @@ mod config;
 mod duration;
 mod failure;
 mod identity;
+mod join_token;
 mod logging;
 mod output;
 mod send;
@@ -12,7 +13,6 @@ mod status;
 mod status_text;
 mod tail;
 mod target;
-mod time;
 mod token;
 mod up;
 
@@ -33,7 +33,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a node and run it until Ctrl-C; on a bare machine this is a cluster of one.
-    Up(up::Args),
+    Up(up::UpArgs),
+    /// Print a token that lets one more machine into the cluster: `iris up --join` there.
+    JoinToken(join_token::Args),
     /// Make tokens to log in with.
     Token(token::Args),
     /// Send messages.
@@ -63,6 +65,7 @@ fn run(command: Command) -> Outcome {
         Command::Config(args) => config::run(args),
         Command::Identity(args) => identity::run(args),
         Command::Up(args) => up::run(args),
+        Command::JoinToken(args) => block_on(join_token::run(args)),
         Command::Token(args) => block_on(token::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),

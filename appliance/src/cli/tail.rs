@@ -4,13 +4,13 @@ use std::io::{self, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use iris_appliance::calendar::utc;
 use iris_client::{Client, Delivery, EntryId, Event, SubscribeFrom, UserId};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Failure, Outcome};
 use super::output::readable;
 use super::target::{self, TargetArgs};
-use super::time;
 
 /// Entries the cluster may send ahead of the printing, and entries printed between two flushes and acks.
 const AHEAD_MAX: u32 = 256;
@@ -105,7 +105,7 @@ fn print(output: &mut impl Write, entry: &Delivery, json: bool) -> io::Result<()
         return writeln!(output, "{line}");
     }
     let sender = readable(entry.sender.as_bytes());
-    writeln!(output, "{}  {sender}: {}", time::utc(entry.id.unix_ms()), readable(&entry.body))
+    writeln!(output, "{}  {sender}: {}", utc(entry.id.unix_ms()), readable(&entry.body))
 }
 
 #[cfg(test)]

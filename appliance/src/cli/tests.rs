@@ -19,6 +19,11 @@ fn the_contract_parses() {
     for line in [
         "iris up",
         "iris up --data /d --config /c --listen 127.0.0.1:0 --p2p 127.0.0.1:0 --name a",
+        "iris up --data /d --join iris-join-abc",
+        "iris up --join @/run/secrets/join",
+        "iris up --join -",
+        "iris join-token",
+        "iris join-token --ttl 30m --json --data /d",
         "iris token user alice",
         "iris token user alice --ttl 90m --device phone --data /d",
         "iris send --to bob hello",
@@ -45,6 +50,8 @@ fn what_does_not_go_together_is_refused_with_exit_2() {
         ("iris tail --connect a:1 --token /t --data /d", ErrorKind::ArgumentConflict),
         ("iris tail --from yesterday", ErrorKind::ValueValidation),
         ("iris token user alice --ttl soon", ErrorKind::ValueValidation),
+        ("iris join-token --ttl soon", ErrorKind::ValueValidation),
+        ("iris config check --join iris-join-abc", ErrorKind::UnknownArgument),
         ("iris token user alice --ttl 0s", ErrorKind::ValueValidation),
         ("iris frobnicate", ErrorKind::InvalidSubcommand),
     ] {

@@ -4,19 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use iris_protocol::NodeId;
 use iris_protocol::versioned::encode;
-use openraft::error::ClientWriteError;
 use tokio_util::sync::CancellationToken;
 
-use super::handler::META_GROUP;
-use super::member::MetaRaft;
+use super::member::{DescribeSelf, MetaRaft};
 use super::meta::{MetaCommand, MetaState, NodeRecord};
 use super::meta_machine::MetaView;
+use super::proposals::{MetaCall, Proposals};
 use super::raft_types::Command;
-use super::rpc::{Method, RpcClients};
-use super::transport::Channel;
 use crate::supervise::Supervisor;
 
 /// Between attempts.
@@ -27,6 +23,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 pub(super) const INITIALISE_AFTER: Duration = Duration::from_secs(2);
 
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest one try to describe this node may go on; then it is tried again with what is so by then.
+const DESCRIBE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between looks at this node's own addresses.
+const LOOK_AT_SELF_EVERY: Duration = Duration::from_secs(5);
 
 /// Initialises and founds, if nobody has.
 pub(super) fn spawn(
@@ -95,45 +97,70 @@ pub(super) async fn wait_until_founded(view: &MetaView, stop: &CancellationToken
     }
 }
 
-/// Keeps this node's record in meta as its configuration has it, asking the meta group's leader, whoever that is.
-pub(super) fn spawn_description(
-    supervisor: &Supervisor,
-    meta: &MetaRaft,
-    view: &MetaView,
-    node: NodeId,
-    record: NodeRecord,
-    clients: Arc<RpcClients>,
-) {
-    let (meta, view) = (meta.clone(), view.clone());
+/// Keeps this node's record in meta as it is now: its name as configured, its addresses as it listens. A node that was just let
+/// in says so once in any case: only then the others give it something to hold.
+pub(super) fn spawn_description(supervisor: &Supervisor, proposals: Arc<Proposals>, describe: DescribeSelf) {
     supervisor.spawn("description", move |stop| {
-        let (meta, mut view, record, clients) = (meta.clone(), view.clone(), record.clone(), clients.clone());
+        let (proposals, describe) = (proposals.clone(), describe.clone());
         async move {
-            let command: Bytes = encode(&MetaCommand::Describe(node, record.clone())).into();
+            let mut view = proposals.view.clone();
+            let mut said: Option<NodeRecord> = None;
             loop {
-                let known =
-                    view.borrow_and_update().as_ref().is_some_and(|state| state.nodes.get(&node) == Some(&record));
-                if known {
-                    return Ok(());
-                }
-                if let Err(error) = propose(&meta, &clients, command.clone()).await {
-                    tracing::debug!(%error, "could not describe this node yet");
+                let record = describe();
+                if said.as_ref() != Some(&record) && is_news(view.borrow_and_update().as_deref(), &proposals, &record) {
+                    match proposals.ask(MetaCall::Describe(record.clone()), DESCRIBE_DEADLINE).await {
+                        Ok(_) => {
+                            warn_of_name(view.borrow().as_deref(), &proposals, &record);
+                            said = Some(record);
+                        }
+                        Err(error) => tracing::debug!(%error, "could not describe this node yet"),
+                    }
                 }
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(TRY_AGAIN) => {}
+                    // Interfaces come and go without a word.
+                    () = tokio::time::sleep(LOOK_AT_SELF_EVERY) => {}
+                    changed = view.changed() => changed?,
                 }
             }
         }
     });
 }
 
-async fn propose(meta: &MetaRaft, clients: &RpcClients, command: Bytes) -> anyhow::Result<()> {
-    let leader = match tokio::time::timeout(PROPOSE_DEADLINE, meta.client_write(Command(command.clone()))).await? {
-        Ok(_) => return Ok(()),
-        Err(openraft::error::RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => forward.leader_id,
-        Err(error) => return Err(error.into()),
+fn is_news(state: Option<&MetaState>, proposals: &Proposals, record: &NodeRecord) -> bool {
+    state.is_none_or(|state| {
+        state.nodes.get(&proposals.node) != Some(record) || state.admissions.is_newcomer(proposals.node)
+    })
+}
+
+fn warn_of_name(state: Option<&MetaState>, proposals: &Proposals, record: &NodeRecord) {
+    let others = state.into_iter().flat_map(|state| &state.nodes).filter(|(node, _)| **node != proposals.node);
+    if let Some((node, _)) = others.into_iter().find(|(_, other)| other.name == record.name) {
+        tracing::warn!(%node, name = record.name, "another member has the name this node is to have (node.name); it keeps its old one");
+    }
+}
+
+/// The members that a configuration names must be members of the cluster whose state is here, by id and key: the list founds a
+/// cluster and changes none. Those that joined since, or were removed, are not asked of it.
+pub(super) fn check_members(configured: &MetaState, founded: &MetaState) -> anyhow::Result<()> {
+    let is_other = |(id, node): &(&NodeId, &NodeRecord)| match founded.nodes.get(id) {
+        Some(known) => known.key != node.key,
+        None => !founded.admissions.has_given(**id),
     };
-    let leader = leader.ok_or_else(|| anyhow::anyhow!("the meta group has no leader"))?;
-    clients.get(leader, Channel::Edge)?.call(Method::Describe, META_GROUP, command, PROPOSE_DEADLINE).await?;
+    let shown = |nodes: &mut dyn Iterator<Item = (&NodeId, &NodeRecord)>| {
+        nodes.map(|(id, node)| format!("{id} ({})", node.key)).collect::<Vec<_>>().join(", ")
+    };
+    let others = shown(&mut configured.nodes.iter().filter(is_other));
+    anyhow::ensure!(
+        others.is_empty(),
+        "the configuration's members can't change the members of a cluster that is founded: they name {others}, and this data folder's cluster \
+         has {}. Put the list back as it was, let new machines join (`iris join-token`), or start this node with another data folder",
+        shown(&mut founded.nodes.iter())
+    );
+    if configured.shards.len() != founded.shards.len() || configured.dedup != founded.dedup {
+        tracing::warn!(
+            "shards.count and the store's dedup settings were fixed when the cluster was founded; the configuration's are not used"
+        );
+    }
     Ok(())
 }

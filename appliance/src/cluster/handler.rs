@@ -14,12 +14,13 @@ use openraft::storage::RaftStateMachine;
 use tokio::sync::watch;
 
 use super::group::ShardGroup;
-use super::meta::MetaCommand;
-use super::raft_types::{Command, TypeConfig, decode, encode};
+use super::proposals;
+use super::raft_types::{TypeConfig, decode, encode};
 use super::raft_wire::decode_append;
 use super::refused::Refused;
 use super::rpc::{Method, RpcHandler};
 use crate::routing::wire;
+use crate::surroundings::Clock;
 
 /// The meta group's number on the wire; shards follow.
 pub const META_GROUP: u16 = 0;
@@ -41,6 +42,8 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub shards: watch::Receiver<ShardGroups>,
     /// Set while this node is going down: it takes no leadership back.
     pub draining: Arc<AtomicBool>,
+    /// The time of what is proposed for others.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
@@ -55,7 +58,7 @@ impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
                     raft_call(&shard.raft, method, payload).await
                 }
                 Method::Append | Method::Read | Method::Cursor => self.edge_call(method, ShardId(group), payload).await,
-                Method::Describe => self.describe(from, payload).await,
+                Method::MetaCall => proposals::answer(&self.meta, &*self.clock, from, &payload).await,
                 Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
             }
         })
@@ -63,16 +66,6 @@ impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
 }
 
 impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
-    /// Proposes a member's description of itself, and of nobody else.
-    async fn describe(&self, from: NodeId, payload: Bytes) -> Result<Bytes, String> {
-        match versioned::decode(&payload).map_err(|error| error.to_string())? {
-            MetaCommand::Describe(node, _) if node == from => {}
-            _ => return Err("a member may describe itself and nothing else".to_owned()),
-        }
-        self.meta.client_write(Command(payload)).await.map_err(|error| error.to_string())?;
-        Ok(Bytes::new())
-    }
-
     fn shard(&self, group: u16) -> Result<ShardGroup, String> {
         let shard = ShardId(group - 1);
         self.shards.borrow().get(&shard).cloned().ok_or_else(|| format!("shard {shard} has not started here"))

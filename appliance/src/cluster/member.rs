@@ -21,6 +21,7 @@ use super::log_store::LogStore;
 use super::meta::{MetaState, NodeRecord};
 use super::meta_machine::{MetaMachine, MetaView};
 use super::network::GroupNetwork;
+use super::proposals::Proposals;
 use super::raft_types::TypeConfig;
 use super::rpc::{self, RpcClients, RpcHandler};
 use super::shards::{self, Shards};
@@ -62,8 +63,8 @@ pub struct MemberOptions {
     /// This node's id.
     pub node: NodeId,
     /// This node as the others should know it.
-    pub record: NodeRecord,
-    /// Every member, in ascending order, this one included.
+    pub describe: DescribeSelf,
+    /// Every member known before the meta state is, in ascending order, this one included.
     pub members: Vec<NodeId>,
     /// Where the meta checkpoint lies.
     pub meta_path: PathBuf,
@@ -83,9 +84,14 @@ pub struct MemberOptions {
     pub acceptor: Box<dyn PeerAcceptor>,
     /// Clock and random source.
     pub surroundings: Surroundings,
-    /// What this node would found the cluster with, if it has to.
-    pub founding: MetaState,
+    /// What this node would found the cluster with, if it has to; none if it was let into one that is founded.
+    pub founding: Option<MetaState>,
+    /// Whether this node has held the meta state before: then its log must be there.
+    pub settled: bool,
 }
+
+/// Says what a node is called and where it is reached, as of now.
+pub type DescribeSelf = Arc<dyn Fn() -> NodeRecord + Send + Sync>;
 
 /// A running member.
 pub struct Member {
@@ -97,6 +103,8 @@ pub struct Member {
     pub meta_view: MetaView,
     /// Calls to the others.
     pub clients: Arc<RpcClients>,
+    /// The way to the meta group's leader.
+    pub proposals: Arc<Proposals>,
     /// Who is up.
     pub transport: Arc<dyn PeerTransport>,
     /// The shards held here.
@@ -135,22 +143,49 @@ impl Member {
         let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), durable)?;
         // Before anything of Raft runs: groups with other members would take each other's entries for their own.
         if let Some(state) = meta_view.borrow().as_ref() {
-            check_members(&options.founding, state)?;
+            options.founding.iter().try_for_each(|configured| founding::check_members(configured, state))?;
         }
         let network = GroupNetwork { group: META_GROUP, clients: clients.clone() };
         let config = raft_config("meta", options.timing)?;
         let meta = Raft::new(options.node, config, network, log, machine).await?;
         watch_core(supervisor, "meta".to_owned(), &meta);
+        // A node that forgot its votes and entries must not go on under its old id.
+        anyhow::ensure!(
+            !options.settled || meta.is_initialized().await?,
+            "this data folder belongs to node {}, but its log is gone: restore the folder, or start with an empty one and join as a new node \
+             (`iris join-token` on another machine, `iris up --join` here)",
+            options.node
+        );
 
         let (publish_shards, shards_view) = watch::channel(ShardGroups::default());
         let draining = Arc::new(AtomicBool::new(false));
-        let handler = Arc::new(PeerHandler { meta: meta.clone(), shards: shards_view, draining: draining.clone() });
+        let clock = options.surroundings.clock.clone();
+        let handler = PeerHandler { meta: meta.clone(), shards: shards_view, draining: draining.clone(), clock };
+        let handler = Arc::new(handler);
         serve_peers(supervisor, options.acceptor, handler);
 
-        founding::spawn(supervisor, &meta, &meta_view, &options.members, options.founding.clone());
-        let state = founding::wait_until_founded(&meta_view, stop).await?;
-        check_members(&options.founding, &state)?;
-        founding::spawn_description(supervisor, &meta, &meta_view, options.node, options.record, clients.clone());
+        let proposals = Arc::new(Proposals {
+            node: options.node,
+            meta: meta.clone(),
+            view: meta_view.clone(),
+            seeds: options.members.clone(),
+            clients: clients.clone(),
+            clock: options.surroundings.clock.clone(),
+        });
+        let state = match options.founding {
+            Some(configured) => {
+                founding::spawn(supervisor, &meta, &meta_view, &options.members, configured.clone());
+                let state = founding::wait_until_founded(&meta_view, stop).await?;
+                founding::check_members(&configured, &state)?;
+                founding::spawn_description(supervisor, proposals.clone(), options.describe);
+                state
+            }
+            // Let in, and in the meta group only once it has been heard from.
+            None => {
+                founding::spawn_description(supervisor, proposals.clone(), options.describe);
+                founding::wait_until_founded(&meta_view, stop).await?
+            }
+        };
 
         let batches = Arc::new(BatchCounters::default());
         let shards = Shards::start(
@@ -182,6 +217,7 @@ impl Member {
             meta,
             meta_view,
             clients,
+            proposals,
             transport: options.transport,
             shards,
             batches,
@@ -231,27 +267,6 @@ impl Member {
         }
         checkpointed
     }
-}
-
-/// The members that the configuration names must be those the cluster was founded with, by id and key: this version can't
-/// change them, and a node that went on would let two clusters' logs overwrite each other.
-fn check_members(configured: &MetaState, founded: &MetaState) -> anyhow::Result<()> {
-    let members =
-        |state: &MetaState| state.nodes.iter().map(|(id, node)| format!("{id} ({})", node.key)).collect::<Vec<_>>();
-    let (now, then) = (members(configured), members(founded));
-    anyhow::ensure!(
-        now == then,
-        "the configuration's members are {}, but this data folder's cluster was founded with {}. This version can't change the members of a \
-         cluster: put the list back as it was, or start this node with another data folder",
-        now.join(", "),
-        then.join(", ")
-    );
-    if configured.shards.len() != founded.shards.len() || configured.dedup != founded.dedup {
-        tracing::warn!(
-            "shards.count and the store's dedup settings were fixed when the cluster was founded; the configuration's are not used"
-        );
-    }
-    Ok(())
 }
 
 /// openraft's settings for one group. `enable_leader_restore` stays off: with it a restarted leader answered stale reads

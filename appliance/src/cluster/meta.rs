@@ -205,7 +205,8 @@ impl Meta {
     /// Applies a command. Deterministic.
     pub fn apply(&mut self, command: MetaCommand) -> MetaOutcome {
         let Some(state) = &mut self.state else {
-            let MetaCommand::Found(state) = command else { return MetaOutcome::Unchanged };
+            let MetaCommand::Found(mut state) = command else { return MetaOutcome::Unchanged };
+            state.admissions.begin_after(&state.nodes);
             self.state = Some(*state);
             return MetaOutcome::Changed;
         };

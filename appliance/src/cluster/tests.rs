@@ -106,7 +106,10 @@ async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyh
     let log = open_log(&folder).await;
     let options = MemberOptions {
         node: me,
-        record: founding.nodes[&me].clone(),
+        describe: {
+            let own = founding.nodes[&me].clone();
+            Arc::new(move || own.clone())
+        },
         members: founding.nodes.keys().copied().collect(),
         meta_path: folder.join("meta"),
         log: log.clone(),
@@ -117,7 +120,8 @@ async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyh
         transport: Arc::new(NetEnd(net.clone(), me)),
         acceptor: Box::new(NetAcceptor(acceptor)),
         surroundings: Surroundings::system(),
-        founding: founding.clone(),
+        founding: Some(founding.clone()),
+        settled: false,
     };
     let member = Member::start(options, &supervisor, &CancellationToken::new()).await?;
     let parts = RouterParts {

@@ -36,7 +36,7 @@ impl Problems {
 }
 
 /// Whether a node can be called that: letters, digits, dots and hyphens, as in a host name.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
         && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::is_name;
 pub use load::{ConfigError, Overrides};
 use table::section;
 

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use iris_protocol::NodeId;
 use iris_protocol::frame::ALPN;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +34,7 @@ pub struct EdgeParts<R = Router> {
     pub router: R,
     /// Keys to judge tokens by, and the other nodes' addresses.
     pub meta: MetaView,
-    /// The cluster's certificate; its only ALPN is `iris/2`.
+    /// The cluster's certificate and the protocols spoken under it.
     pub tls: Arc<ServerConfig>,
     /// Limits and deadlines.
     pub options: EdgeOptions,
@@ -42,12 +44,25 @@ pub struct EdgeParts<R = Router> {
     pub surroundings: Surroundings,
     /// This node.
     pub node: NodeId,
+    /// Who speaks the other protocol of the client port.
+    pub side_door: Option<Arc<dyn SideDoor>>,
+}
+
+/// Another protocol on the client port than the sessions', told apart by its ALPN. It bounds itself; the edge only ends it when
+/// the node stops.
+pub trait SideDoor: Send + Sync + 'static {
+    /// The protocol's name.
+    fn alpn(&self) -> &'static [u8];
+
+    /// Speaks it until the connection is done with.
+    fn serve(&self, stream: TlsStream<TcpStream>, peer: SocketAddr) -> BoxFuture<'_, ()>;
 }
 
 /// The client port of a node.
 pub struct Edge<R = Router> {
     shared: Arc<Shared<R>>,
     acceptor: TlsAcceptor,
+    side_door: Option<Arc<dyn SideDoor>>,
     room: Arc<Semaphore>,
     sessions: TaskTracker,
     /// Ends sessions that did not end by themselves.
@@ -58,11 +73,12 @@ impl<R: EdgeRouter> Edge<R> {
     /// An edge without sessions.
     #[must_use]
     pub fn new(parts: EdgeParts<R>) -> Arc<Self> {
-        let EdgeParts { router, meta, tls, options, counters, surroundings, node } = parts;
+        let EdgeParts { router, meta, tls, options, counters, surroundings, node, side_door } = parts;
         let gate = ClusterGate { node, meta, surroundings: surroundings.clone() };
         Arc::new(Self {
             shared: Arc::new(Shared::new(node, Box::new(gate), router, options, surroundings, counters)),
             acceptor: TlsAcceptor::from(tls),
+            side_door,
             room: Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS))),
             sessions: TaskTracker::new(),
             kill: CancellationToken::new(),
@@ -137,14 +153,22 @@ impl<R: EdgeRouter> Edge<R> {
             () = self.shared.draining.cancelled() => return,
         };
         match handshake {
-            // rustls lets a client pass that offers no ALPN at all.
-            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() != Some(ALPN) => {
-                tracing::debug!(%peer, "a client does not ask for iris/2");
-            }
-            // Boxed: the handshake's state is not carried along by the session's.
-            Ok(Ok(stream)) => Box::pin(session::serve(&self.shared, stream, peer)).await,
+            Ok(Ok(stream)) => self.talk(stream, peer).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+
+    /// Hands a connection to whoever speaks its protocol.
+    async fn talk(&self, stream: TlsStream<TcpStream>, peer: SocketAddr) {
+        let alpn = stream.get_ref().1.alpn_protocol();
+        let side_door = self.side_door.as_ref().filter(|door| alpn == Some(door.alpn()));
+        match side_door {
+            Some(door) => door.serve(stream, peer).await,
+            // Boxed: the handshake's state is not carried along by the session's.
+            None if alpn == Some(ALPN) => Box::pin(session::serve(&self.shared, stream, peer)).await,
+            // rustls lets a client pass that offers no ALPN at all.
+            None => tracing::debug!(%peer, "a client asks for no protocol that is spoken here"),
         }
     }
 }

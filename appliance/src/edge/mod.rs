@@ -9,7 +9,7 @@ mod inbox;
 mod listener;
 mod login;
 mod order;
-mod rate;
+pub(crate) mod rate;
 mod session;
 mod transfer;
 
@@ -23,7 +23,7 @@ use iris_protocol::{DeviceId, EntryId, NodeId, UserId};
 use tokio_util::sync::CancellationToken;
 
 pub use counters::EdgeCounters;
-pub use listener::{Edge, EdgeParts};
+pub use listener::{Edge, EdgeParts, SideDoor};
 
 use crate::routing::{InboxPage, PageRequest, Router, SessionId, Submission, Unreachable};
 use crate::surroundings::Surroundings;

@@ -1,10 +1,10 @@
-//! How many messages a user may send (B4): a token bucket per user, over all of the user's sessions at this node. Time is
-//! passed in. Memory is bounded: see [`USERS_MAX`].
+//! How often somebody may do something (B4): a token bucket each, for a user's messages over all of its sessions at this node,
+//! for an address's attempts to join. Time is passed in. Memory is bounded: see [`USERS_MAX`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iris_protocol::UserId;
@@ -18,24 +18,29 @@ const SHARDS: usize = 16;
 const USERS_MAX: usize = 65_536;
 
 /// Token buckets, one per user that sent something lately.
-pub struct RateLimits {
+pub struct RateLimits<K = UserId> {
     /// Time one message takes at the allowed rate; zero: no limit.
     per_message: Duration,
     /// How far ahead of the allowed rate a user may be: the burst, less the message that asks.
     ahead_max: Duration,
     hasher: RandomState,
     /// For each user, when it will be at rest: all its messages so far, at the allowed rate, are over then.
-    at_rest: Vec<Mutex<HashMap<UserId, Instant>>>,
+    at_rest: Vec<Mutex<HashMap<K, Instant>>>,
 }
 
-impl RateLimits {
+impl<K: Hash + Eq + Clone> RateLimits<K> {
     /// Limits of `messages_per_s` with bursts of `messages_burst` messages. A rate of 0 means no limit.
     #[must_use]
     pub fn new(messages_per_s: u32, messages_burst: u32) -> Self {
-        let per_message = Duration::from_secs(1).checked_div(messages_per_s).unwrap_or_default();
+        Self::every(Duration::from_secs(1).checked_div(messages_per_s).unwrap_or_default(), messages_burst)
+    }
+
+    /// One every so often, with bursts of `burst`. Zero means no limit.
+    #[must_use]
+    pub fn every(per_message: Duration, burst: u32) -> Self {
         Self {
             per_message,
-            ahead_max: per_message.saturating_mul(messages_burst.saturating_sub(1)),
+            ahead_max: per_message.saturating_mul(burst.saturating_sub(1)),
             hasher: RandomState::new(),
             at_rest: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
@@ -45,13 +50,11 @@ impl RateLimits {
     ///
     /// # Errors
     /// The bucket is empty: the milliseconds after which there is a share again, at least 1.
-    pub fn take(&self, user: &UserId, now: Instant) -> Result<(), u32> {
+    pub fn take(&self, user: &K, now: Instant) -> Result<(), u32> {
         if self.per_message.is_zero() {
             return Ok(());
         }
-        let shard = self.hasher.hash_one(user) as usize % SHARDS;
-        // A poisoned lock only means that another session panicked; the map is whole between its operations.
-        let mut users = self.at_rest[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = self.shard(user);
         if let Some(at_rest) = users.get_mut(user) {
             let begin = (*at_rest).max(now);
             let too_far = (begin - now).saturating_sub(self.ahead_max);
@@ -70,6 +73,17 @@ impl RateLimits {
         }
         users.insert(user.clone(), now + self.per_message);
         Ok(())
+    }
+
+    /// Forgets what was taken: the next one begins anew with a full bucket.
+    pub fn forgive(&self, user: &K) {
+        self.shard(user).remove(user);
+    }
+
+    fn shard(&self, user: &K) -> MutexGuard<'_, HashMap<K, Instant>> {
+        let shard = self.hasher.hash_one(user) as usize % SHARDS;
+        // A poisoned lock only means that another session panicked; the map is whole between its operations.
+        self.at_rest[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,9 +111,20 @@ mod tests {
 
     #[test]
     fn a_rate_of_zero_is_no_limit() {
-        let limits = RateLimits::new(0, 0);
+        let limits: RateLimits = RateLimits::new(0, 0);
         let now = Instant::now();
         assert!((0..10_000).all(|_| limits.take(&user("bob"), now).is_ok()));
+    }
+
+    #[test]
+    fn who_is_forgiven_begins_anew() {
+        let limits = RateLimits::every(Duration::from_secs(60), 2);
+        let now = Instant::now();
+        assert_eq!((limits.take(&1, now), limits.take(&1, now)), (Ok(()), Ok(())));
+        assert_eq!(limits.take(&1, now), Err(60_000));
+        limits.forgive(&1);
+        assert_eq!((limits.take(&1, now), limits.take(&1, now)), (Ok(()), Ok(())));
+        assert_eq!(limits.take(&1, now), Err(60_000));
     }
 
     #[test]

@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
-use iris_protocol::admin::{ConnectInfo, Counters, StatusReport, UserToken, UserTokenRequest};
+use iris_p2p::Links;
+use iris_protocol::admin::{
+    ConnectInfo, Counters, IssuedJoinToken, JoinTokenRequest, StatusReport, UserToken, UserTokenRequest,
+};
 use iris_store::RaftLog;
 
+use super::addresses::Addresses;
 use crate::admin::AdminSource;
 use crate::admin::health::{self, Facts};
+use crate::admission::offer;
 use crate::auth::{pki, token};
 use crate::cluster::Member;
 use crate::edge::EdgeCounters;
@@ -22,8 +27,8 @@ pub(super) struct NodeAdmin {
     pub(super) edge: Arc<EdgeCounters>,
     pub(super) supervisor: Supervisor,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) listen: String,
-    pub(super) p2p: Vec<String>,
+    pub(super) own: Addresses,
+    pub(super) links: Links,
 }
 
 impl AdminSource for NodeAdmin {
@@ -37,8 +42,8 @@ impl AdminSource for NodeAdmin {
                 pid: std::process::id(),
                 cluster: state.as_ref().map(|state| state.cluster.clone()).unwrap_or_default(),
                 ca_sha256: state.as_ref().and_then(|state| pki::ca_sha256(&state.pki).ok()).unwrap_or_default(),
-                listen: self.listen.clone(),
-                p2p: self.p2p.clone(),
+                listen: self.own.record().client,
+                p2p: self.links.listen_addrs().iter().map(ToString::to_string).collect(),
                 health: health::assess(&Facts { nodes: &nodes, groups: &groups }),
                 nodes,
                 groups,
@@ -55,11 +60,21 @@ impl AdminSource for NodeAdmin {
         })
     }
 
+    fn join_token(&self, request: JoinTokenRequest) -> BoxFuture<'_, Result<IssuedJoinToken, String>> {
+        Box::pin(async move {
+            let state = self.member.meta_view.borrow().clone().ok_or("the cluster is not founded yet")?;
+            let others = state.nodes.iter().filter(|(id, _)| **id != self.member.node);
+            let mut addresses = self.own.clients();
+            addresses.extend(others.map(|(_, record)| record.client.clone()));
+            offer::issue(&self.member.proposals, &state, addresses, request, self.clock.unix_ms()).await
+        })
+    }
+
     fn connect_info(&self) -> BoxFuture<'_, Result<ConnectInfo, String>> {
         Box::pin(async move {
             let state = self.member.meta_view.borrow().clone().ok_or("the cluster is not founded yet")?;
             let others = state.nodes.iter().filter(|(id, _)| **id != self.member.node);
-            let mut addresses = vec![self.listen.clone()];
+            let mut addresses = vec![self.own.record().client];
             addresses.extend(others.map(|(_, record)| record.client.clone()));
             Ok(ConnectInfo { addresses, ca_pem: state.pki.ca_cert_pem.clone() })
         })

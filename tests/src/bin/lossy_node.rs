@@ -57,6 +57,6 @@ fn main() -> anyhow::Result<()> {
             fs.ignore_sync(true);
             tracing::warn!("{LYING}");
         });
-        iris_appliance::node::run(config, surroundings).await
+        iris_appliance::node::run(config, None, surroundings).await
     }))
 }

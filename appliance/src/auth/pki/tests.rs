@@ -40,7 +40,10 @@ fn read(pki: &Pki) -> (Vec<String>, Vec<u8>, i64, bool) {
         other => panic!("{other:?}"),
     });
     let is_signed = leaf.issuer() == ca.subject()
-        && leaf.extensions().iter().any(|extension| extension.oid == oid_registry::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER);
+        && leaf
+            .extensions()
+            .iter()
+            .any(|extension| extension.oid == oid_registry::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER);
     (names.collect(), leaf.public_key().raw.to_vec(), leaf.validity().not_after.timestamp(), is_signed)
 }
 
@@ -94,7 +97,8 @@ fn a_leaf_is_renewed_well_before_its_end_and_not_in_a_loop() {
     assert!(!needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS));
     assert!(needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS + 1));
     // Clocks that are wrong: in 1970, after the leaf's end, after the CA's.
-    for (now_ms, due) in [(0, false), (leaf_until_ms + MS_PER_YEAR, true), (state.pki.ca_until_ms + MS_PER_YEAR, true)] {
+    for (now_ms, due) in [(0, false), (leaf_until_ms + MS_PER_YEAR, true), (state.pki.ca_until_ms + MS_PER_YEAR, true)]
+    {
         assert_eq!(needs_new_leaf(&state, now_ms), due, "{now_ms}");
         let mut renewed = state.clone();
         renewed.pki.leaf = reissue("c1", &state.pki, &node_names(&state.nodes), now_ms).unwrap();

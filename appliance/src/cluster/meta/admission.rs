@@ -85,7 +85,7 @@ struct Used {
 /// Who was let in, and who may be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admissions {
-    /// No id below this is ever given again, whatever became of its node. 0 in a new cluster: its founders' ids count too.
+    /// No id below this is ever given again, whatever became of its node.
     next_node: u64,
     tokens: Vec<JoinToken>,
     /// Admitted nodes that were not heard from since: only these may be told their place again. A node that has run may hold
@@ -170,6 +170,11 @@ impl JoinToken {
 }
 
 impl Admissions {
+    /// The founders have their ids from the configuration; nobody else ever gets one of them.
+    pub(super) fn begin_after(&mut self, founders: &BTreeMap<NodeId, NodeRecord>) {
+        self.next_node = founders.last_key_value().map_or(1, |(last, _)| last.0 + 1);
+    }
+
     /// Remembers a new token. Old ones make room, those first that nobody needs any more.
     pub(super) fn issue(&mut self, new: NewToken) -> MetaOutcome {
         if let Some(known) = self.tokens.iter().find(|token| token.id == new.id) {
@@ -229,9 +234,8 @@ impl Admissions {
         if nodes.len() >= MEMBERS_MAX {
             return MetaOutcome::JoinRefused(JoinRefusal::Full);
         }
-        let after_known = nodes.last_key_value().map_or(1, |(last, _)| last.0 + 1);
-        let node = NodeId(self.next_node.max(after_known));
-        self.next_node = node.0 + 1;
+        let node = NodeId(self.next_node);
+        self.next_node += 1;
         let Join { record, now_ms, .. } = join;
         token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
         self.newcomers.insert(node);
@@ -243,6 +247,12 @@ impl Admissions {
     #[must_use]
     pub fn is_newcomer(&self, node: NodeId) -> bool {
         self.newcomers.contains(&node)
+    }
+
+    /// Whether an id was ever given to a node, which may be gone since.
+    #[must_use]
+    pub fn has_given(&self, node: NodeId) -> bool {
+        node.0 < self.next_node
     }
 
     /// The node was heard from; whether that is news.

@@ -50,8 +50,8 @@ pub enum Method {
     Cursor = 12,
     /// Whether the node would take a leadership now (it would not while it is going down).
     WillLead = 13,
-    /// A member's own description, for the meta group's leader to propose.
-    Describe = 14,
+    /// A change of the meta state, for its group's leader to propose.
+    MetaCall = 14,
 }
 
 impl Method {
@@ -65,7 +65,7 @@ impl Method {
             Method::Read,
             Method::Cursor,
             Method::WillLead,
-            Method::Describe,
+            Method::MetaCall,
         ];
         ALL.into_iter().find(|method| *method as u8 == byte)
     }

@@ -38,6 +38,7 @@ impl Listening {
             counters: Arc::default(),
             surroundings: Surroundings::system(),
             node: NodeId(1),
+            side_door: None,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());

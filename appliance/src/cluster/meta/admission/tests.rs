@@ -8,7 +8,6 @@ use super::*;
 const HOUR_MS: u64 = 3_600_000;
 const NOW_MS: u64 = 1_795_000_000_000;
 
-#[derive(Default)]
 struct Cluster {
     admissions: Admissions,
     nodes: BTreeMap<NodeId, NodeRecord>,
@@ -30,7 +29,10 @@ fn hash(secret: u8) -> SecretHash {
 impl Cluster {
     /// Founded by one node.
     fn new() -> Self {
-        Self { nodes: BTreeMap::from([(NodeId(1), record("attic"))]), ..Self::default() }
+        let nodes = BTreeMap::from([(NodeId(1), record("attic"))]);
+        let mut admissions = Admissions::default();
+        admissions.begin_after(&nodes);
+        Self { nodes, admissions }
     }
 
     fn issue(&mut self, id: u8, now_ms: u64) -> MetaOutcome {
@@ -106,11 +108,13 @@ fn an_id_is_not_given_again_when_its_node_is_gone() {
 #[test]
 fn a_full_cluster_takes_nobody() {
     let mut cluster = Cluster::new();
-    for id in 2..=MEMBERS_MAX as u64 {
-        cluster.nodes.insert(NodeId(id), record(&format!("n{id}")));
+    for id in 2..=MEMBERS_MAX as u8 {
+        cluster.issue(id, NOW_MS);
+        let joined = MetaOutcome::Joined(NodeId(id.into()));
+        assert_eq!(cluster.join(id, id, &record(&format!("n{id}")), NOW_MS), joined);
     }
-    cluster.issue(7, NOW_MS);
-    assert_eq!(cluster.refused(7, 7, &record("one-more"), NOW_MS), JoinRefusal::Full);
+    cluster.issue(77, NOW_MS);
+    assert_eq!(cluster.refused(77, 77, &record("one-more"), NOW_MS), JoinRefusal::Full);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 const MS_PER_DAY: u64 = 86_400_000;
 
 /// `2026-11-21 12:00:00` for milliseconds since the Unix epoch.
+#[must_use]
 pub fn utc(unix_ms: u64) -> String {
     let (year, month, day) = date(unix_ms / MS_PER_DAY);
     let second = unix_ms % MS_PER_DAY / 1_000;

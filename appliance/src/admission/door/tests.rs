@@ -1,0 +1,251 @@
+//! The door and the joiner on both ends of a real TLS connection, the cluster's decision by the real meta state.
+
+use std::sync::Mutex;
+
+use iris_p2p::Identity;
+use iris_protocol::NodeId;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::admission::joiner::{JoinError, Newcomer, join};
+use crate::admission::membership::{Membership, Origin};
+use crate::admission::token::{JoinSecret, JoinToken};
+use crate::auth::pki;
+use crate::cluster::MetaState;
+use crate::cluster::meta::admission::{NewToken, TOKEN_TTL_MS_MAX, TokenId};
+use crate::cluster::meta::{DedupSettings, Meta, MetaCommand};
+use crate::surroundings::Surroundings;
+
+const NOW_MS: u64 = 1_795_000_000_000;
+
+/// The meta state alone, without a group around it.
+struct Desk {
+    meta: Mutex<Meta>,
+    now_ms: Mutex<u64>,
+    publish: watch::Sender<Option<Arc<MetaState>>>,
+}
+
+impl Desk {
+    fn apply(&self, command: MetaCommand) -> MetaOutcome {
+        let mut meta = self.meta.lock().unwrap();
+        let outcome = meta.apply(command);
+        self.publish.send_replace(meta.state.clone().map(Arc::new));
+        outcome
+    }
+}
+
+impl JoinDesk for Desk {
+    fn decide(&self, join: MetaCall) -> BoxFuture<'_, Result<MetaOutcome, Undecided>> {
+        let now_ms = *self.now_ms.lock().unwrap();
+        Box::pin(async move { Ok(self.apply(join.command(NodeId(1), now_ms))) })
+    }
+}
+
+/// A cluster of one with an open door.
+struct House {
+    desk: Arc<Desk>,
+    door: Arc<Door>,
+    state: MetaState,
+    address: String,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl House {
+    async fn new(cluster: &str) -> Self {
+        // TLS looks at the real clock; the tokens at the desk's.
+        let pki = pki::found(cluster, &[], Surroundings::system().clock.unix_ms()).unwrap();
+        let own = NodeRecord {
+            name: "attic".to_owned(),
+            key: Identity::ephemeral().peer_id(),
+            p2p: Vec::new(),
+            client: "192.0.2.1:8443".to_owned(),
+        };
+        let state = MetaState {
+            cluster: cluster.to_owned(),
+            pki,
+            token_keys: Vec::new(),
+            nodes: [(NodeId(1), own)].into(),
+            shards: Vec::new(),
+            vnodes: Vec::new(),
+            dedup: DedupSettings { window_ms: 1, keys_max: 1 },
+            admissions: Default::default(),
+        };
+        let (publish, view) = watch::channel(None);
+        let desk = Arc::new(Desk { meta: Mutex::default(), now_ms: Mutex::new(NOW_MS), publish });
+        desk.apply(MetaCommand::Found(Box::new(state.clone())));
+        let door = Arc::new(Door::new(desk.clone(), view));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = serve(listener, pki::ServerTls::new(&state.pki).unwrap().config(), door.clone());
+        Self { desk, door, state, address, serving }
+    }
+
+    fn token(&self, id: u8) -> JoinToken {
+        let secret = JoinSecret::new([id; 32]);
+        let hash = SecretHash::of(secret.expose());
+        let new = NewToken { id: TokenId([id; 8]), secret: hash, now_ms: NOW_MS, ttl_ms: TOKEN_TTL_MS_MAX };
+        assert_eq!(self.desk.apply(MetaCommand::IssueToken(new)), MetaOutcome::Changed);
+        JoinToken {
+            cluster: self.state.cluster.clone(),
+            ca_sha256: pki::ca_sha256_bytes(&self.state.pki).unwrap(),
+            addresses: vec![self.address.clone()],
+            id: TokenId([id; 8]),
+            secret,
+            expires_ms: NOW_MS + TOKEN_TTL_MS_MAX,
+        }
+    }
+}
+
+fn serve(listener: TcpListener, tls: Arc<ServerConfig>, door: Arc<Door>) -> tokio::task::JoinHandle<()> {
+    let acceptor = TlsAcceptor::from(tls);
+    tokio::spawn(async move {
+        while let Ok((socket, peer)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(socket).await {
+                door.serve(stream, peer).await;
+            }
+        }
+    })
+}
+
+fn newcomer(name: &str, token: JoinToken) -> Newcomer {
+    Newcomer {
+        token,
+        key: Identity::ephemeral().peer_id(),
+        name: name.to_owned(),
+        p2p: Vec::new(),
+        client: "192.0.2.2:8443".to_owned(),
+    }
+}
+
+async fn try_join(newcomer: &Newcomer) -> Result<Membership, JoinError> {
+    join(newcomer, &*Surroundings::system().random, &|text| eprintln!("{text}")).await
+}
+
+#[track_caller]
+fn assert_refused(result: Result<Membership, JoinError>, part: &str) {
+    match result {
+        Err(JoinError::Refused(why)) => assert!(why.contains(part), "{why}"),
+        other => panic!("{part}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_let_in_once_and_told_its_place_again() {
+    let house = House::new("ours").await;
+    let nas = newcomer("nas", house.token(7));
+    let place = try_join(&nas).await.unwrap();
+    assert_eq!((place.node, place.origin, place.settled), (NodeId(2), Origin::Joined, false));
+    assert_eq!(
+        (place.key, &place.ca_pem, &place.cluster),
+        (nas.key, &house.state.pki.ca_cert_pem, &house.state.cluster)
+    );
+    assert_eq!(place.seeds, [(NodeId(1), house.state.nodes[&NodeId(1)].clone())]);
+    // The answer was lost with a crash: the same question, the same answer.
+    assert_eq!(try_join(&nas).await.unwrap(), place);
+    assert_refused(
+        try_join(&newcomer("pi", nas.token.clone())).await,
+        "used already, by nas (node 2) at 2026-11-18 11:06:40",
+    );
+}
+
+#[tokio::test]
+async fn every_refusal_says_which_and_what_to_do() {
+    let house = House::new("ours").await;
+    let token = house.token(7);
+    let unknown = JoinToken { id: TokenId([9; 8]), ..token.clone() };
+    assert_refused(try_join(&newcomer("nas", unknown)).await, "does not know this join token");
+    let wrong = JoinToken { secret: JoinSecret::new([9; 32]), ..token.clone() };
+    assert_refused(try_join(&newcomer("nas", wrong)).await, "secret is wrong");
+    assert_refused(try_join(&newcomer("attic", token.clone())).await, "choose another name with --name");
+    *house.desk.now_ms.lock().unwrap() += TOKEN_TTL_MS_MAX;
+    assert_refused(try_join(&newcomer("nas", token.clone())).await, "expired at 2026-11-19");
+    // The same CA, as after a restored backup, but another cluster.
+    let elsewhere = JoinToken { cluster: "theirs".to_owned(), ..token.clone() };
+    assert_refused(
+        try_join(&newcomer("nas", elsewhere)).await,
+        "is for cluster theirs, but the machines at its addresses",
+    );
+    // Another CA: the secret is not even told.
+    let theirs = House::new("theirs").await;
+    let misled = JoinToken { addresses: vec![theirs.address.clone()], ..token };
+    assert_refused(try_join(&newcomer("nas", misled)).await, "belongs to another cluster than the token");
+    assert_eq!(theirs.desk.meta.lock().unwrap().state.as_ref().unwrap().nodes.len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_is_gone_is_passed_over() {
+    let house = House::new("ours").await;
+    let mut token = house.token(7);
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    token.addresses.insert(0, gone);
+    assert_eq!(try_join(&newcomer("nas", token)).await.unwrap().node, NodeId(2));
+}
+
+#[tokio::test]
+async fn who_fails_too_often_waits_and_who_gets_in_does_not() {
+    let house = House::new("ours").await;
+    let peer: SocketAddr = "192.0.2.9:1".parse().unwrap();
+    let request = |id: u8, secret: u8| {
+        versioned::encode(&JoinRequest {
+            cluster: "ours".to_owned(),
+            token: TokenId([id; 8]),
+            secret: JoinSecret::new([secret; 32]),
+            key: Identity::ephemeral().peer_id(),
+            name: format!("n{id}"),
+            p2p: Vec::new(),
+            client: "192.0.2.2:8443".to_owned(),
+            software: String::new(),
+        })
+    };
+    for id in 20..40 {
+        house.token(id);
+        let answer = house.door.answer(&request(id, id), peer).await;
+        assert!(matches!(answer, JoinAnswer::Admitted(_)), "{answer:?}");
+    }
+    house.token(7);
+    for _ in 0..ATTEMPTS_BURST {
+        let answer = house.door.answer(&request(7, 8), peer).await;
+        assert!(matches!(answer, JoinAnswer::Refused(Refusal::Decided(_))), "{answer:?}");
+    }
+    let answer = house.door.answer(&request(7, 7), peer).await;
+    assert!(matches!(answer, JoinAnswer::Refused(Refusal::TooOften { retry_after_s: 1..=30 })), "{answer:?}");
+    let elsewhere: SocketAddr = "192.0.2.10:1".parse().unwrap();
+    assert!(matches!(
+        house.door.answer(b"\x09junk", elsewhere).await,
+        JoinAnswer::Refused(Refusal::Version { known: 1 })
+    ));
+    assert!(matches!(house.door.answer(&request(7, 7), elsewhere).await, JoinAnswer::Admitted(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_crowds_end() {
+    let house = House::new("ours").await;
+    house.serving.abort();
+    let peer: SocketAddr = "192.0.2.9:1".parse().unwrap();
+    let (_silent, theirs) = tokio::io::duplex(64);
+    // Paused time runs on by itself to the deadline.
+    house.door.talk(theirs, peer).await;
+    let mut waiting = Vec::new();
+    for _ in 0..AT_ONCE_MAX {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let door = house.door.clone();
+        waiting.push((ours, tokio::spawn(async move { door.talk(theirs, peer).await })));
+    }
+    tokio::task::yield_now().await;
+    let (mut ours, theirs) = tokio::io::duplex(64);
+    house.door.talk(theirs, peer).await;
+    assert!(wire::read(&mut ours, 64).await.is_err(), "turned away at once");
+    drop(waiting);
+}
+
+#[test]
+fn an_ipv6_host_is_its_network() {
+    let same = |a: &str, b: &str| origin(a.parse().unwrap()) == origin(b.parse().unwrap());
+    assert!(same("fd00:0:0:1::1", "fd00:0:0:1:ffff::2"));
+    assert!(!same("fd00:0:0:1::1", "fd00:0:0:2::1"));
+    assert!(!same("192.0.2.1", "192.0.2.2"));
+    assert!(same("192.0.2.1", "::ffff:192.0.2.1"));
+}
