@@ -6,17 +6,16 @@ mod addresses;
 mod admin;
 mod certificates;
 mod founding;
+mod members;
 mod place;
 
-use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use iris_p2p::{Identity, LinkConfig, Links, PeerKey};
-use iris_protocol::NodeId;
+use iris_p2p::{Identity, LinkConfig, Links};
 use iris_store::{LogOptions, RaftLog, StoreOptions, Warm};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{self, Door, JoinToken};
 use crate::auth::pki;
 use crate::cluster::transport::over_links;
-use crate::cluster::{Leaderships, Member, MemberOptions, RaftTiming};
+use crate::cluster::{Leaderships, Member, MemberKeys, MemberOptions, RaftTiming, peek};
 use crate::config::Config;
 use crate::edge::{Edge, EdgeCounters, EdgeOptions, EdgeParts};
 use crate::routing::{Router, RouterParts};
@@ -34,6 +33,9 @@ use crate::surroundings::Surroundings;
 use crate::welcome;
 use addresses::Addresses;
 use place::Place;
+
+/// The meta group's checkpoint, in the data folder.
+const META_FILE: &str = "meta";
 
 /// Longest the tasks may take to end once everything is drained.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -135,11 +137,16 @@ impl Node {
             .with_context(|| format!("can't listen for clients on {} (node.listen)", config.node.listen))?;
 
         let identity = Identity::load_or_create(&data.join("identity.key"))?;
-        let (links, inbound, task) = Links::start(identity, link_config(config)?, Vec::new()).await?;
+        let mut link_config = link_config(config)?;
+        link_config.book = members::load_book(data)?;
+        let (links, inbound, task) = Links::start(identity, link_config, Vec::new()).await?;
         // Asked for only now that every port is this node's: a start that fails for one uses no token up.
         let own = Addresses::new(config, listener.local_addr()?, links.clone())?;
         let place = Place::find(begin, config, &own, &surroundings).await?;
-        links.set_members(founding::links(&place.members, place.node));
+        // The cluster as it was when this node stopped knows more than the configuration: those that joined, new addresses.
+        let known = peek(&data.join(META_FILE))?.map_or_else(|| place.members.clone(), |state| state.nodes);
+        let keys = MemberKeys::default();
+        members::apply(&known, place.node, &links, &keys);
         let task = Arc::new(Mutex::new(Some(task)));
         supervisor.spawn_critical("peer links", move |stop| async move {
             let Some(task) = task.lock().await.take() else { return Ok(()) };
@@ -149,7 +156,7 @@ impl Node {
             }
         });
 
-        let log = surroundings.log_disk.open(LogOptions::new(data.join("log")))?;
+        let log = surroundings.log_disk.open(LogOptions::bounded(data.join("log"), config.store.log_bytes_max))?;
         let watched = log.closed();
         supervisor.spawn_critical("log writer", |stop| async move {
             tokio::select! {
@@ -157,15 +164,14 @@ impl Node {
                 ended = watched => Err(ended.map_or_else(|| anyhow::anyhow!("it ended"), Into::into)),
             }
         });
-        let keys: HashMap<NodeId, PeerKey> = place.members.iter().map(|(id, record)| (*id, record.key)).collect();
-        let (transport, acceptor) = over_links(links.clone(), inbound, keys);
+        let (transport, acceptor) = over_links(links.clone(), inbound, keys.clone());
         let described = own.clone();
         let member = Member::start(
             MemberOptions {
                 node: place.node,
                 describe: Arc::new(move || described.record()),
-                members: place.members.keys().copied().collect(),
-                meta_path: data.join("meta"),
+                peers: known.keys().copied().filter(|member| *member != place.node).collect(),
+                meta_path: data.join(META_FILE),
                 log: log.clone(),
                 warm: Arc::new(Warm::open(&data.join("inboxes.db"))?),
                 store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
@@ -179,6 +185,8 @@ impl Node {
                 acceptor: Box::new(acceptor),
                 founding: place.founding.clone(),
                 settled: place.is_settled(),
+                snapshot_dir: data.join("snapshots"),
+                log_bytes_max: config.store.log_bytes_max,
                 surroundings: surroundings.clone(),
             },
             supervisor,
@@ -187,6 +195,8 @@ impl Node {
         .await?;
         let state = member.meta_view.borrow().clone().context("the cluster is not founded")?;
         place.settle(data, &state)?;
+        members::follow(supervisor, member.meta_view.clone(), links.clone(), keys, place.node);
+        members::keep_book(supervisor, &links, data);
         supervisor.keep(links.clone());
         Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, own, links })
             .await
@@ -202,15 +212,16 @@ impl Node {
         let state = member.meta_view.borrow().clone().context("the cluster is not founded")?;
         let leaderships = Arc::new(Leaderships {
             node: member.node,
-            groups: member.shards.in_order(),
+            shards: member.shards.clone(),
+            meta: member.meta_view.clone(),
             clients: member.clients.clone(),
             transport: member.transport.clone(),
         });
-        let (balancing, for_balance) = (leaderships.clone(), state.clone());
+        let balancing = leaderships.clone();
         supervisor.spawn("leader balance", move |stop| {
-            let (leaderships, state) = (balancing.clone(), for_balance.clone());
+            let leaderships = balancing.clone();
             async move {
-                leaderships.balance(&state, &stop).await;
+                leaderships.balance(&stop).await;
                 Ok(())
             }
         });
@@ -218,11 +229,19 @@ impl Node {
         let router_parts = RouterParts {
             node: member.node,
             meta: member.meta_view.clone(),
-            groups: (*member.shards.by_id).clone(),
+            shards: member.shards.clone(),
             clients: member.clients.clone(),
             random: surroundings.random.clone(),
         };
         let (router, uplinks) = Router::new(router_parts, &state);
+        let (following, shards) = (router.clone(), member.shards.clone());
+        supervisor.spawn("routes", move |stop| {
+            let (router, shards) = (following.clone(), shards.clone());
+            async move {
+                router.follow(shards, &stop).await;
+                Ok(())
+            }
+        });
         for uplink in uplinks {
             let (name, uplink) = (uplink.name(), Arc::new(Mutex::new(uplink)));
             supervisor.spawn(name, move |stop| {
@@ -346,7 +365,7 @@ fn edge_options(config: &Config) -> EdgeOptions {
 
 fn link_config(config: &Config) -> anyhow::Result<LinkConfig> {
     let listen = config.node.p2p.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>();
-    Ok(LinkConfig { listen: listen.context("node.p2p")?, ..LinkConfig::default() })
+    Ok(LinkConfig { listen: listen.context("node.p2p")?, mdns: config.node.mdns, ..LinkConfig::default() })
 }
 
 /// Only the node's own user may look into the data folder: it holds keys.

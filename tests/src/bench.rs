@@ -6,3 +6,4 @@ pub mod floors;
 pub mod latency;
 pub mod load;
 pub mod report;
+pub mod restart;

@@ -165,6 +165,24 @@ impl NodeProcess {
         std::fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
     }
 
+    /// How often its log has this text.
+    #[must_use]
+    pub fn count_logged(&self, text: &str) -> usize {
+        std::fs::read(&self.log).map_or(0, |log| String::from_utf8_lossy(&log).matches(text).count())
+    }
+
+    /// Bytes of all files below a folder of its data; 0 if there is none.
+    #[must_use]
+    pub fn disk_bytes(&self, folder: &str) -> u64 {
+        fn below(path: &Path) -> u64 {
+            let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+            // A file may go between the listing and the look.
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            if meta.is_dir() { entries.map(|entry| below(&entry.path())).sum() } else { meta.len() }
+        }
+        below(&self.data.join(folder))
+    }
+
     /// What the kernel says of its memory.
     ///
     /// # Errors

@@ -66,6 +66,15 @@ pub fn chatter(mut rng: StdRng, users: Vec<UserId>) -> impl Iterator<Item = Mess
         .map(move |body| Message { recipient: users[rng.random_range(0..users.len())].clone(), body: body.clone() })
 }
 
+/// Messages of `len` incompressible bytes without end to random users: for tests that need bytes rather than texts.
+pub fn bulk(mut rng: StdRng, users: Vec<UserId>, len: usize) -> impl Iterator<Item = Message> + Send + 'static {
+    std::iter::repeat_with(move || {
+        let mut body = vec![0; len];
+        rng.fill(&mut body[..]);
+        Message { recipient: users[rng.random_range(0..users.len())].clone(), body: body.into() }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,12 +1,15 @@
 //! When a shard's state goes to disk: every few seconds, at once when memory is full, and at a graceful stop. One supervised
-//! task per node walks its shards, so that they don't compete for the disk.
+//! task per node walks its shards, so that they don't compete for the disk, and purges the log behind what it wrote.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use iris_store::ShardStore;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+
+use super::group::ShardGroup;
+use super::purge;
+use super::shards::Shards;
 
 /// Longest wait of a full shard's apply before it looks again by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -37,32 +40,38 @@ impl CheckpointSignal {
 /// The node's one checkpointing task.
 pub struct Checkpointer {
     interval: Duration,
+    log_bytes_max: u64,
     wanted: Arc<Notify>,
     rounds: watch::Sender<u64>,
 }
 
 impl Checkpointer {
-    /// A checkpointer and the signal that shards use to bring it forward.
+    /// A checkpointer and the signal that shards use to bring it forward. All shards together keep `log_bytes_max` of log
+    /// behind their checkpoints.
     #[must_use]
-    pub fn new(interval: Duration) -> (Self, CheckpointSignal) {
+    pub fn new(interval: Duration, log_bytes_max: u64) -> (Self, CheckpointSignal) {
         let (rounds, done) = watch::channel(0);
         let wanted = Arc::new(Notify::new());
-        (Self { interval, wanted: wanted.clone(), rounds }, CheckpointSignal { wanted, done })
+        (Self { interval, log_bytes_max, wanted: wanted.clone(), rounds }, CheckpointSignal { wanted, done })
     }
 
     /// Runs until `stop`.
     ///
     /// # Errors
     /// A checkpoint failed: the disk is full or broken. The node must not go on as if it had a checkpoint.
-    pub async fn run(&self, shards: &[ShardStore], stop: &CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(&self, shards: &Shards, stop: &CancellationToken) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = self.wanted.notified() => {}
                 () = tokio::time::sleep(self.interval) => {}
             }
-            checkpoint_all(shards).await?;
+            let groups = shards.in_order();
+            checkpoint_all(&groups).await?;
             self.rounds.send_modify(|round| *round += 1);
+            for group in &groups {
+                purge::behind_checkpoint(group, self.log_bytes_max / groups.len() as u64).await;
+            }
         }
     }
 }
@@ -71,10 +80,10 @@ impl Checkpointer {
 ///
 /// # Errors
 /// The first that failed.
-pub async fn checkpoint_all(shards: &[ShardStore]) -> anyhow::Result<()> {
-    for shard in shards {
-        let shard = shard.clone();
-        tokio::task::spawn_blocking(move || shard.checkpoint()).await??;
+pub async fn checkpoint_all(groups: &[ShardGroup]) -> anyhow::Result<()> {
+    for group in groups {
+        let store = group.store.clone();
+        tokio::task::spawn_blocking(move || store.checkpoint()).await??;
     }
     Ok(())
 }

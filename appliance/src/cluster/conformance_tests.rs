@@ -17,6 +17,7 @@ use super::log_store::LogStore;
 use super::meta_machine::MetaMachine;
 use super::raft_types::TypeConfig;
 use super::shard_machine::ShardMachine;
+use super::snapshots::Outgoing;
 use super::waiters::Waiters;
 
 struct OnDisk;
@@ -44,17 +45,23 @@ fn open_log() -> (Guard, LogStore) {
     (Guard(dir, log), store)
 }
 
+fn outgoing(guard: &Guard) -> Outgoing {
+    Outgoing::new(guard.1.group(GroupId(5)), guard.0.path().join("snapshots"))
+}
+
 impl StoreBuilder<TypeConfig, LogStore, ShardMachine, Guard> for OnDisk {
     async fn build(&self) -> Result<(Guard, LogStore, ShardMachine), StorageError<TypeConfig>> {
         let (guard, log) = open_log();
         let warm = Warm::open(&guard.0.path().join("warm.db")).unwrap();
         let store = ShardStore::open(Arc::new(warm), ShardId(0), StoreOptions::default()).unwrap();
-        let checkpoints = Checkpointer::new(Duration::from_secs(1)).1;
+        let checkpoints = Checkpointer::new(Duration::from_secs(1), 0).1;
+        let outgoing = outgoing(&guard);
         Ok((
             guard,
             log,
             ShardMachine {
                 store,
+                outgoing,
                 waiters: Arc::new(Waiters::default()),
                 checkpoints,
                 durable: all(),
@@ -67,7 +74,7 @@ impl StoreBuilder<TypeConfig, LogStore, ShardMachine, Guard> for OnDisk {
 impl StoreBuilder<TypeConfig, LogStore, MetaMachine, Guard> for OnDisk {
     async fn build(&self) -> Result<(Guard, LogStore, MetaMachine), StorageError<TypeConfig>> {
         let (guard, log) = open_log();
-        let (machine, _) = MetaMachine::open(guard.0.path().join("meta"), all()).unwrap();
+        let (machine, _) = MetaMachine::open(guard.0.path().join("meta"), outgoing(&guard), all()).unwrap();
         Ok((guard, log, machine))
     }
 }

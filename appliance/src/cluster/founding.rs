@@ -22,7 +22,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// one does it at once, the others only if it is missing.
 pub(super) const INITIALISE_AFTER: Duration = Duration::from_secs(2);
 
-const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
+const FOUND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Longest one try to describe this node may go on; then it is tried again with what is so by then.
 const DESCRIBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,27 +31,21 @@ const DESCRIBE_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_AT_SELF_EVERY: Duration = Duration::from_secs(5);
 
 /// Initialises and founds, if nobody has.
-pub(super) fn spawn(
-    supervisor: &Supervisor,
-    meta: &MetaRaft,
-    view: &MetaView,
-    members: &[NodeId],
-    founding: MetaState,
-) {
-    let (meta, view, members) = (meta.clone(), view.clone(), members.to_vec());
-    let founding = Arc::new(founding);
+pub(super) fn spawn(supervisor: &Supervisor, meta: &MetaRaft, view: &MetaView, founding: MetaState) {
+    let (meta, view, founding) = (meta.clone(), view.clone(), Arc::new(founding));
     supervisor.spawn("founding", move |stop| {
-        let (meta, view, members, founding) = (meta.clone(), view.clone(), members.clone(), founding.clone());
+        let (meta, view, founding) = (meta.clone(), view.clone(), founding.clone());
         async move {
             if view.borrow().is_some() {
                 return Ok(());
             }
+            let members: Vec<NodeId> = founding.nodes.keys().copied().collect();
             let rank = members.iter().position(|node| node == meta.node_id()).unwrap_or(0);
             initialise(&meta, &members, rank, &stop).await?;
             let command = Command(encode(&MetaCommand::Found(Box::new((*founding).clone()))).into());
             while view.borrow().is_none() && !stop.is_cancelled() {
                 if meta.is_leader() {
-                    match tokio::time::timeout(PROPOSE_DEADLINE, meta.client_write(command.clone())).await {
+                    match tokio::time::timeout(FOUND_DEADLINE, meta.client_write(command.clone())).await {
                         Ok(Ok(_)) => tracing::info!(cluster = %founding.cluster, "the cluster is founded"),
                         Ok(Err(error)) => tracing::debug!(%error, "could not found the cluster yet"),
                         Err(_) => tracing::debug!("could not found the cluster in time"),

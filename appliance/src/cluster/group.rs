@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_protocol::{NodeId, ShardId};
-use iris_store::ShardStore;
+use iris_store::{GroupLog, ShardStore};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Raft, ReadPolicy};
 use tokio::sync::{mpsc, watch};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::batcher::AppendRequest;
 use super::raft_types::TypeConfig;
 use super::shard_machine::ShardMachine;
+use super::snapshots::Outgoing;
 use super::waiters::Waiters;
 
 /// A shard's Raft handle.
@@ -36,6 +37,10 @@ pub struct ShardGroup {
     pub raft: ShardRaft,
     /// The state, for reads.
     pub store: ShardStore,
+    /// Its log, to know how large it is.
+    pub(super) log: GroupLog,
+    /// The snapshot that is on its way to a follower, if one is.
+    pub(super) outgoing: Outgoing,
     /// Readers that wait for entries.
     pub waiters: Arc<Waiters>,
     /// To the batcher.

@@ -1,24 +1,28 @@
 //! What this node answers to its peers' calls: Raft's messages to the group they are for, edges' calls to the shard.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use iris_protocol::versioned;
 use iris_protocol::{NodeId, ShardId};
 use iris_store::decode_batch;
+use iris_store::snapshot::SnapshotFile;
 use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use tokio::sync::watch;
 
+use super::bulk::{Installer, Reception};
 use super::group::ShardGroup;
 use super::proposals;
-use super::raft_types::{TypeConfig, decode, encode};
+use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire::decode_append;
 use super::refused::Refused;
 use super::rpc::{Method, RpcHandler};
+use super::snapshots::{SnapshotData, SnapshotMeta, SnapshotOf};
 use crate::routing::wire;
 use crate::surroundings::Clock;
 
@@ -44,6 +48,52 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub draining: Arc<AtomicBool>,
     /// The time of what is proposed for others.
     pub clock: Arc<dyn Clock>,
+    /// Held while a group's snapshot is received.
+    receptions: Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
+    /// For the meta group and the shards that will run.
+    #[must_use]
+    pub fn new(
+        meta: Raft<TypeConfig, SM>,
+        shards: watch::Receiver<ShardGroups>,
+        draining: Arc<AtomicBool>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { meta, shards, draining, clock, receptions: Mutex::default() }
+    }
+}
+
+impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer for PeerHandler<SM> {
+    fn begin(&self, group: u16) -> Result<(Vote, Reception), String> {
+        let vote = match group {
+            META_GROUP => self.meta.metrics().borrow_watched().vote,
+            _ => self.shard(group)?.raft.metrics().borrow_watched().vote,
+        };
+        // Only groups that are here get this far, so there are as many as groups.
+        let reception =
+            self.receptions.lock().unwrap_or_else(PoisonError::into_inner).entry(group).or_default().clone();
+        let begun = reception.try_lock_owned().map_err(|_| "a snapshot is being received already".to_owned())?;
+        Ok((vote, begun))
+    }
+
+    fn install(
+        &self,
+        group: u16,
+        vote: Vote,
+        meta: SnapshotMeta,
+        file: Arc<SnapshotFile>,
+    ) -> BoxFuture<'_, Result<Vote, String>> {
+        Box::pin(async move {
+            let snapshot = SnapshotOf { meta, snapshot: SnapshotData::File(file) };
+            let installed = match group {
+                META_GROUP => self.meta.install_full_snapshot(vote, snapshot).await,
+                _ => self.shard(group)?.raft.install_full_snapshot(vote, snapshot).await,
+            };
+            installed.map(|response| response.vote).map_err(|fatal| fatal.to_string())
+        })
+    }
 }
 
 impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
@@ -67,7 +117,7 @@ impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
 
 impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
     fn shard(&self, group: u16) -> Result<ShardGroup, String> {
-        let shard = ShardId(group - 1);
+        let shard = ShardId(group.checked_sub(1).ok_or("the meta group is no shard")?);
         self.shards.borrow().get(&shard).cloned().ok_or_else(|| format!("shard {shard} has not started here"))
     }
 

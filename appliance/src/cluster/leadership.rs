@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::ShardGroup;
 use super::handler::META_GROUP;
-use super::meta::MetaState;
+use super::membership::lag;
+use super::meta_machine::MetaView;
 use super::raft_types::decode;
 use super::rpc::{Method, RpcClients};
+use super::shards::Shards;
 use super::transport::{Channel, PeerTransport};
 
 /// Between looks.
@@ -43,7 +45,9 @@ pub struct Leaderships {
     /// This node.
     pub node: NodeId,
     /// Its shards.
-    pub groups: Vec<ShardGroup>,
+    pub shards: Shards,
+    /// Who is preferred where.
+    pub meta: MetaView,
     /// Calls to the others.
     pub clients: Arc<RpcClients>,
     /// Who is up.
@@ -52,13 +56,14 @@ pub struct Leaderships {
 
 impl Leaderships {
     /// Gives shards back to their preferred leaders, one at a time, until `stop`.
-    pub async fn balance(&self, state: &MetaState, stop: &CancellationToken) {
+    pub async fn balance(&self, stop: &CancellationToken) {
         let mut up_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            let Some(state) = self.meta.borrow().clone() else { continue };
             for node in state.nodes.keys().filter(|node| **node != self.node) {
                 if self.transport.is_up(*node) {
                     up_since.entry(*node).or_insert_with(Instant::now);
@@ -66,12 +71,14 @@ impl Leaderships {
                     up_since.remove(node);
                 }
             }
-            for group in self.groups.iter().filter(|group| group.leadership.borrow().ready) {
-                let preferred = state.shards.get(usize::from(group.shard.0)).and_then(|record| record.replicas.first());
+            for group in self.shards.in_order().iter().filter(|group| group.leadership.borrow().ready) {
+                // While its replicas change, a shard keeps its leader: that one is at work.
+                let record = state.shards.get(usize::from(group.shard.0)).filter(|record| record.is_settled());
+                let preferred = record.and_then(|record| record.replicas.first());
                 let Some(&preferred) = preferred.filter(|preferred| **preferred != self.node) else { continue };
                 let settled = up_since.get(&preferred).is_some_and(|since| since.elapsed() >= UP_FOR);
-                if settled && lag(group, preferred).is_some_and(|lag| lag <= LAG_MAX) && self.will_lead(preferred).await
-                {
+                let close = lag(&group.raft, preferred).is_some_and(|lag| lag <= LAG_MAX);
+                if settled && close && self.will_lead(preferred).await {
                     self.transfer(group, preferred).await;
                 }
             }
@@ -82,8 +89,9 @@ impl Leaderships {
     /// replica up there is nobody to take them.
     pub async fn hand_over(&self) -> usize {
         let give_up = Instant::now() + HAND_OVER_DEADLINE;
+        let groups = self.shards.in_order();
         loop {
-            let led: Vec<&ShardGroup> = self.groups.iter().filter(|group| self.leads(group)).collect();
+            let led: Vec<&ShardGroup> = groups.iter().filter(|group| self.leads(group)).collect();
             let moves = led.iter().filter_map(|group| Some((*group, self.successor(group)?)));
             let moves: Vec<_> = moves.map(|(group, to)| self.transfer(group, to)).collect();
             let alone = !led.iter().any(|group| group.raft.voter_ids().any(|voter| self.is_up_peer(voter)));
@@ -109,7 +117,7 @@ impl Leaderships {
 
     fn successor(&self, group: &ShardGroup) -> Option<NodeId> {
         let voters = group.raft.voter_ids().filter(|voter| self.is_up_peer(*voter));
-        voters.filter_map(|voter| Some((lag(group, voter)?, voter))).min().map(|(_, voter)| voter)
+        voters.filter_map(|voter| Some((lag(&group.raft, voter)?, voter))).min().map(|(_, voter)| voter)
     }
 
     async fn will_lead(&self, node: NodeId) -> bool {
@@ -128,12 +136,4 @@ impl Leaderships {
         let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.node));
         let _ = tokio::time::timeout(MOVE_DEADLINE, moved).await;
     }
-}
-
-/// Entries a replica lacks; `None` if this node does not lead or has not heard from it.
-fn lag(group: &ShardGroup, node: NodeId) -> Option<u64> {
-    let metrics = group.raft.metrics();
-    let now = metrics.borrow_watched();
-    let matched = now.replication.as_ref()?.get(&node)?.as_ref()?.index;
-    Some(now.last_log_index.unwrap_or(0).saturating_sub(matched))
 }

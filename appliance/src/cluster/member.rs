@@ -1,6 +1,7 @@
 //! This node as a member: its log, its links' calls, the meta group, and from the founded meta state its shards. Starts them
 //! in the order in which they need each other and hands everything that runs to the supervisor.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::BatchCounters;
+use super::bulk;
+use super::controller;
 use super::founding;
 use super::handler::{META_GROUP, PeerHandler, ShardGroups};
 use super::log_store::LogStore;
@@ -22,10 +25,12 @@ use super::meta::{MetaState, NodeRecord};
 use super::meta_machine::{MetaMachine, MetaView};
 use super::network::GroupNetwork;
 use super::proposals::Proposals;
+use super::purge;
 use super::raft_types::TypeConfig;
-use super::rpc::{self, RpcClients, RpcHandler};
-use super::shards::{self, Shards};
-use super::transport::{PeerAcceptor, PeerTransport};
+use super::rpc::{self, RpcClients};
+use super::shards::{self, ShardKeeper, Shards};
+use super::snapshots::Outgoing;
+use super::transport::{Channel, PeerAcceptor, PeerTransport};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
 
@@ -40,6 +45,9 @@ const PAYLOAD_ENTRIES_MAX: u64 = 256;
 
 /// Longest a Raft core may take to stop.
 const CORE_STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Between looks at the meta group's log, which grows by some entries a day.
+const PURGE_META_EVERY: Duration = Duration::from_secs(10);
 
 /// Longest the meta group may take to have another leader when this node goes.
 const HAND_OVER_META_DEADLINE: Duration = Duration::from_secs(2);
@@ -64,8 +72,9 @@ pub struct MemberOptions {
     pub node: NodeId,
     /// This node as the others should know it.
     pub describe: DescribeSelf,
-    /// Every member known before the meta state is, in ascending order, this one included.
-    pub members: Vec<NodeId>,
+    /// The other members as far as they are known before the meta state is: from the last run, the configuration, or the
+    /// node that took this one in.
+    pub peers: BTreeSet<NodeId>,
     /// Where the meta checkpoint lies.
     pub meta_path: PathBuf,
     /// The open log.
@@ -88,6 +97,10 @@ pub struct MemberOptions {
     pub founding: Option<MetaState>,
     /// Whether this node has held the meta state before: then its log must be there.
     pub settled: bool,
+    /// Where snapshots are written while they travel.
+    pub snapshot_dir: PathBuf,
+    /// Bytes of log kept behind the checkpoints.
+    pub log_bytes_max: u64,
 }
 
 /// Says what a node is called and where it is reached, as of now.
@@ -115,8 +128,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts everything; returns once the cluster is founded and this node's shards run. That takes a majority of the
-    /// members, so a lone first node of three waits here.
+    /// Starts everything; returns once the cluster is founded, or has taken this node in, and this node's shards run. Founding
+    /// takes a majority of the members, so a lone first node of three waits here.
     ///
     /// # Errors
     /// The disk, or what is on it, or `stop`.
@@ -125,27 +138,23 @@ impl Member {
         supervisor: &Supervisor,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let others: Vec<NodeId> = options.members.iter().copied().filter(|node| *node != options.node).collect();
-        let (clients, tasks) = RpcClients::new(&others);
-        let clients = Arc::new(clients);
-        for task in tasks {
-            let (name, task, transport) = (task.name(), Arc::new(Mutex::new(task)), options.transport.clone());
-            supervisor.spawn(name, move |stop| {
-                let (task, transport) = (task.clone(), transport.clone());
-                async move {
-                    task.lock().await.run(transport, &stop).await;
-                    Ok(())
-                }
-            });
-        }
+        let clients = Arc::new(RpcClients::default());
+        serve_calls(supervisor, &options.transport, clients.set_peers(&options.peers));
 
-        let (log, durable) = LogStore::open(options.log.group(META_REGION))?;
-        let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), durable)?;
+        let meta_log = options.log.group(META_REGION);
+        let (log, durable) = LogStore::open(meta_log.clone())?;
+        let outgoing = Outgoing::new(meta_log.clone(), options.snapshot_dir.clone());
+        let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), outgoing.clone(), durable)?;
         // Before anything of Raft runs: groups with other members would take each other's entries for their own.
         if let Some(state) = meta_view.borrow().as_ref() {
             options.founding.iter().try_for_each(|configured| founding::check_members(configured, state))?;
         }
-        let network = GroupNetwork { group: META_GROUP, clients: clients.clone() };
+        let network = GroupNetwork {
+            group: META_GROUP,
+            clients: clients.clone(),
+            transport: options.transport.clone(),
+            outgoing: outgoing.clone(),
+        };
         let config = raft_config("meta", options.timing)?;
         let meta = Raft::new(options.node, config, network, log, machine).await?;
         watch_core(supervisor, "meta".to_owned(), &meta);
@@ -157,24 +166,26 @@ impl Member {
             options.node
         );
 
-        let (publish_shards, shards_view) = watch::channel(ShardGroups::default());
+        let running = watch::Sender::new(ShardGroups::default());
+        let shards = Shards::new(running.subscribe());
         let draining = Arc::new(AtomicBool::new(false));
         let clock = options.surroundings.clock.clone();
-        let handler = PeerHandler { meta: meta.clone(), shards: shards_view, draining: draining.clone(), clock };
-        let handler = Arc::new(handler);
-        serve_peers(supervisor, options.acceptor, handler);
+        let handler = PeerHandler::new(meta.clone(), running.subscribe(), draining.clone(), clock.clone());
+        let snapshot_dir = options.snapshot_dir.clone();
+        serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
         let proposals = Arc::new(Proposals {
             node: options.node,
             meta: meta.clone(),
             view: meta_view.clone(),
-            seeds: options.members.clone(),
+            seeds: options.peers.iter().copied().collect(),
             clients: clients.clone(),
-            clock: options.surroundings.clock.clone(),
+            clock,
         });
+        follow_members(supervisor, &proposals, &options.transport);
         let state = match options.founding {
             Some(configured) => {
-                founding::spawn(supervisor, &meta, &meta_view, &options.members, configured.clone());
+                founding::spawn(supervisor, &meta, &meta_view, configured.clone());
                 let state = founding::wait_until_founded(&meta_view, stop).await?;
                 founding::check_members(&configured, &state)?;
                 founding::spawn_description(supervisor, proposals.clone(), options.describe);
@@ -188,7 +199,7 @@ impl Member {
         };
 
         let batches = Arc::new(BatchCounters::default());
-        let shards = Shards::start(
+        let keeper = ShardKeeper::new(
             shards::ShardsOptions {
                 node: options.node,
                 log: options.log,
@@ -201,17 +212,36 @@ impl Member {
                 },
                 checkpoint_every: options.checkpoint_every,
                 timing: options.timing,
-                clients: clients.clone(),
+                transport: options.transport.clone(),
                 clock: options.surroundings.clock.clone(),
                 counters: batches.clone(),
+                proposals: proposals.clone(),
+                snapshot_dir,
+                log_bytes_max: options.log_bytes_max,
             },
-            &state,
             supervisor,
-        )
-        .await?;
-        publish_shards.send_replace(shards.by_id.clone());
-        // The handler's view must outlive this function.
-        supervisor.keep(publish_shards);
+            running,
+        );
+        keeper.start_wanted(&state).await?;
+        let view = meta_view.clone();
+        supervisor.spawn_critical("shards", move |stop| async move { keeper.run(view, &stop).await });
+        let (log, raft) = (meta_log, meta.clone());
+        supervisor.spawn("meta log", move |stop| {
+            let (log, raft, outgoing) = (log.clone(), raft.clone(), outgoing.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(PURGE_META_EVERY) => purge::meta(&raft, &log, &outgoing).await,
+                    }
+                }
+            }
+        });
+        let for_controller = proposals.clone();
+        supervisor.spawn("controller", move |stop| {
+            let proposals = for_controller.clone();
+            async move { controller::run(&proposals, &stop).await }
+        });
         Ok(Self {
             node: options.node,
             meta,
@@ -256,8 +286,9 @@ impl Member {
     /// # Errors
     /// The checkpoint failed.
     pub async fn shut_down(&self) -> anyhow::Result<()> {
-        let checkpointed = super::checkpointer::checkpoint_all(&self.shards.stores()).await;
-        for group in self.shards.by_id.values() {
+        let groups = self.shards.in_order();
+        let checkpointed = super::checkpointer::checkpoint_all(&groups).await;
+        for group in &groups {
             if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, group.raft.shutdown()).await, Ok(Ok(()))) {
                 tracing::warn!(shard = %group.shard, "a Raft core did not stop cleanly");
             }
@@ -270,7 +301,7 @@ impl Member {
 }
 
 /// openraft's settings for one group. `enable_leader_restore` stays off: with it a restarted leader answered stale reads
-/// (docs/decisions/0002-openraft.md).
+/// (docs/decisions/0002-openraft.md). Snapshots and purges are asked for after checkpoints, never by a policy.
 pub(super) fn raft_config(name: &str, timing: RaftTiming) -> anyhow::Result<Arc<Config>> {
     let config = Config {
         cluster_name: name.to_owned(),
@@ -280,7 +311,8 @@ pub(super) fn raft_config(name: &str, timing: RaftTiming) -> anyhow::Result<Arc<
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         max_payload_entries: PAYLOAD_ENTRIES_MAX,
-        // The log is whole: a follower however far behind is brought up to date from it.
+        // A follower however far behind is brought up to date from the log, as long as that reaches back to it: sending what
+        // it lacks is cheaper than sending everything.
         replication_lag_threshold: u64::MAX,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
@@ -310,10 +342,52 @@ pub(super) fn watch_core<SM: openraft::storage::RaftStateMachine<TypeConfig>>(
     });
 }
 
-fn serve_peers(supervisor: &Supervisor, acceptor: Box<dyn PeerAcceptor>, handler: Arc<dyn RpcHandler>) {
+/// Runs the tasks that carry calls to peers.
+fn serve_calls(supervisor: &Supervisor, transport: &Arc<dyn PeerTransport>, tasks: Vec<rpc::ClientTask>) {
+    for task in tasks {
+        let (name, task, transport) = (task.name(), Arc::new(Mutex::new(task)), transport.clone());
+        supervisor.spawn(name, move |stop| {
+            let (task, transport) = (task.clone(), transport.clone());
+            async move {
+                task.lock().await.run(transport, &stop).await;
+                Ok(())
+            }
+        });
+    }
+}
+
+/// Keeps the calls' peers in line with the cluster's members.
+fn follow_members(supervisor: &Supervisor, proposals: &Arc<Proposals>, transport: &Arc<dyn PeerTransport>) {
+    let (proposals, transport, tasks) = (proposals.clone(), transport.clone(), supervisor.clone());
+    supervisor.spawn("members", move |stop| {
+        let (proposals, transport, tasks) = (proposals.clone(), transport.clone(), tasks.clone());
+        async move {
+            let mut view = proposals.view.clone();
+            loop {
+                let peers = view.borrow_and_update().as_ref().map(|state| {
+                    state.nodes.keys().copied().filter(|member| *member != proposals.node).collect::<BTreeSet<_>>()
+                });
+                if let Some(peers) = peers {
+                    serve_calls(&tasks, &transport, proposals.clients.set_peers(&peers));
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    changed = view.changed() => changed?,
+                }
+            }
+        }
+    });
+}
+
+fn serve_peers(
+    supervisor: &Supervisor,
+    acceptor: Box<dyn PeerAcceptor>,
+    handler: Arc<PeerHandler<MetaMachine>>,
+    snapshot_dir: PathBuf,
+) {
     let acceptor = Arc::new(Mutex::new(acceptor));
     supervisor.spawn("peer streams", move |stop| {
-        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        let (acceptor, handler, snapshot_dir) = (acceptor.clone(), handler.clone(), snapshot_dir.clone());
         async move {
             let mut acceptor = acceptor.lock().await;
             let mut streams = JoinSet::new();
@@ -328,9 +402,13 @@ fn serve_peers(supervisor: &Supervisor, acceptor: Box<dyn PeerAcceptor>, handler
                     tracing::warn!(%node, "too many streams from peers; closed one");
                     continue;
                 }
-                let handler = handler.clone();
+                let (handler, snapshot_dir) = (handler.clone(), snapshot_dir.clone());
                 streams.spawn(async move {
-                    if let Err(error) = rpc::serve(node, channel, stream, handler).await {
+                    let served = match channel {
+                        Channel::Bulk => bulk::receive(stream, &snapshot_dir, &*handler).await,
+                        _ => rpc::serve(node, channel, stream, handler).await.map_err(Into::into),
+                    };
+                    if let Err(error) = served {
                         tracing::debug!(%node, ?channel, %error, "a peer's stream ended");
                     }
                 });

@@ -89,11 +89,37 @@ pub struct NodeRecord {
     pub client: String,
 }
 
-/// One shard's place.
+/// One shard's place: where it shall be, and where its Raft group says it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRecord {
-    /// Nodes that hold it, the preferred leader first.
+    /// Nodes that shall hold it, the preferred leader first.
     pub replicas: Vec<NodeId>,
+    /// Nodes it began on: they alone may give its group a first membership.
+    pub founders: Vec<NodeId>,
+    /// Its voters, as its leader last reported them.
+    pub voters: Vec<NodeId>,
+    /// Where that membership stands in the shard's log: an old report does not undo a newer one.
+    pub voters_at: u64,
+}
+
+impl ShardRecord {
+    /// A shard that begins on these nodes.
+    #[must_use]
+    pub fn founded_on(nodes: Vec<NodeId>) -> Self {
+        Self { founders: nodes.clone(), voters: nodes.clone(), replicas: nodes, voters_at: 0 }
+    }
+
+    /// Whether a node holds it or shall.
+    #[must_use]
+    pub fn is_on(&self, node: NodeId) -> bool {
+        self.replicas.contains(&node) || self.voters.contains(&node)
+    }
+
+    /// Whether it is where it shall be.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.replicas.len() == self.voters.len() && self.replicas.iter().all(|node| self.voters.contains(node))
+    }
 }
 
 /// What every replica must agree on, because applying the log depends on it. Set when the cluster is founded.
@@ -133,6 +159,11 @@ impl MetaState {
         self.vnodes.get(usize::from(vnode_of(user).0)).copied().unwrap_or_default()
     }
 
+    /// Members that may hold something: those that were heard from since they were let in.
+    pub fn settled_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.keys().copied().filter(|node| !self.admissions.is_newcomer(*node))
+    }
+
     /// The shards with their numbers.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, &ShardRecord)> {
         self.shards.iter().enumerate().map(|(at, record)| (ShardId(at as u16), record))
@@ -164,6 +195,25 @@ pub enum MetaCommand {
     Join(Join),
     /// The leaf certificate was made anew, with the same key.
     Leaf(Leaf),
+    /// A shard shall be on these nodes, if it was to be on those `before`: a step of the controller that another one
+    /// overtook changes nothing.
+    Place {
+        /// Which.
+        shard: ShardId,
+        /// Where it was to be.
+        before: Vec<NodeId>,
+        /// Where it shall be, the preferred leader first.
+        replicas: Vec<NodeId>,
+    },
+    /// A shard's leader reports the voters of its group.
+    Placed {
+        /// Which.
+        shard: ShardId,
+        /// Its voters.
+        voters: Vec<NodeId>,
+        /// Index of that membership in the shard's log.
+        at: u64,
+    },
 }
 
 impl Versioned for MetaCommand {
@@ -220,11 +270,34 @@ impl Meta {
                 state.pki.leaf = leaf;
                 MetaOutcome::changed_if(is_new)
             }
+            MetaCommand::Place { shard, before, replicas } => state.place(shard, &before, replicas),
+            MetaCommand::Placed { shard, voters, at } => state.placed(shard, voters, at),
         }
     }
 }
 
 impl MetaState {
+    fn place(&mut self, shard: ShardId, before: &[NodeId], replicas: Vec<NodeId>) -> MetaOutcome {
+        let known = replicas.iter().all(|node| self.nodes.contains_key(node));
+        match self.shards.get_mut(usize::from(shard.0)) {
+            Some(record) if record.replicas == before && known && !replicas.is_empty() => {
+                record.replicas = replicas;
+                MetaOutcome::Changed
+            }
+            _ => MetaOutcome::Unchanged,
+        }
+    }
+
+    fn placed(&mut self, shard: ShardId, voters: Vec<NodeId>, at: u64) -> MetaOutcome {
+        match self.shards.get_mut(usize::from(shard.0)) {
+            Some(record) if at > record.voters_at && !voters.is_empty() => {
+                (record.voters, record.voters_at) = (voters, at);
+                MetaOutcome::Changed
+            }
+            _ => MetaOutcome::Unchanged,
+        }
+    }
+
     /// A node describes itself; its key is who it is and never changes. A name that another member has is not taken over:
     /// people could not tell the two apart.
     fn describe(&mut self, node: NodeId, mut record: NodeRecord) -> bool {

@@ -3,7 +3,7 @@
 //! restarts, so a crash before it is written loses nothing: the log still has the change.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt};
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::durable::Durable;
 use super::meta::{Meta, MetaCommand, MetaState};
 use super::raft_types::{Applied, LogId, StoredMembership, TypeConfig, decode, encode};
-use super::snapshots::{NoSnapshots, SnapshotMeta, SnapshotOf, no_snapshots};
+use super::snapshots::{Announcer, Outgoing, SnapshotData, SnapshotMeta, SnapshotOf, snapshot_meta};
 
 /// Version of the checkpoint file.
 const FILE_VERSION: u16 = 1;
@@ -36,12 +36,35 @@ struct Checkpoint {
     meta: Vec<u8>,
 }
 
+impl Checkpoint {
+    fn read(bytes: &[u8]) -> io::Result<(Option<LogId>, StoredMembership, Meta)> {
+        let checkpoint: Self = decode("meta checkpoint", bytes).map_err(io::Error::other)?;
+        let meta = versioned::decode(&checkpoint.meta).map_err(io::Error::other)?;
+        Ok((checkpoint.log_id, checkpoint.membership, meta))
+    }
+}
+
+/// The cluster as the checkpoint file of a stopped node knows it: what a start goes by before the meta group runs.
+///
+/// # Errors
+/// As [`MetaMachine::open`].
+pub fn peek(path: &Path) -> io::Result<Option<MetaState>> {
+    match read_checked(path).map_err(io::Error::other)? {
+        Some((FILE_VERSION, bytes)) => Ok(Checkpoint::read(&bytes)?.2.state),
+        // The rest is said when it is opened.
+        _ => Ok(None),
+    }
+}
+
 /// The meta group's state machine.
 pub struct MetaMachine {
     path: PathBuf,
     applied: Option<LogId>,
     membership: StoredMembership,
     meta: Meta,
+    /// What the checkpoint file holds, and so what a snapshot is; `None` before the first one.
+    checkpointed: Option<Vec<u8>>,
+    outgoing: Outgoing,
     publish: watch::Sender<Option<Arc<MetaState>>>,
     durable: Durable,
 }
@@ -57,14 +80,10 @@ impl MetaMachine {
     ///
     /// # Errors
     /// The file is there but damaged, or of another version: it says which, and nothing is overwritten.
-    pub fn open(path: PathBuf, durable: Durable) -> io::Result<(Self, MetaView)> {
-        let (applied, membership, meta) = match read_checked(&path).map_err(io::Error::other)? {
-            None => (None, StoredMembership::default(), Meta::default()),
-            Some((FILE_VERSION, bytes)) => {
-                let checkpoint: Checkpoint = decode("meta checkpoint", &bytes).map_err(io::Error::other)?;
-                let meta = versioned::decode(&checkpoint.meta).map_err(io::Error::other)?;
-                (checkpoint.log_id, checkpoint.membership, meta)
-            }
+    pub fn open(path: PathBuf, outgoing: Outgoing, durable: Durable) -> io::Result<(Self, MetaView)> {
+        let checkpointed = match read_checked(&path).map_err(io::Error::other)? {
+            None => None,
+            Some((FILE_VERSION, bytes)) => Some(bytes),
             Some((other, _)) => {
                 return Err(io::Error::other(format!(
                     "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
@@ -72,21 +91,38 @@ impl MetaMachine {
                 )));
             }
         };
+        let (applied, membership, meta) = match &checkpointed {
+            None => (None, StoredMembership::default(), Meta::default()),
+            Some(bytes) => Checkpoint::read(bytes)?,
+        };
         let (publish, view) = watch::channel(meta.state.clone().map(Arc::new));
-        Ok((Self { path, applied, membership, meta, publish, durable }, view))
+        Ok((Self { path, applied, membership, meta, checkpointed, outgoing, publish, durable }, view))
     }
 
-    async fn checkpoint(&self) -> io::Result<()> {
+    async fn checkpoint(&mut self) -> io::Result<()> {
         let checkpoint = Checkpoint {
             log_id: self.applied,
             membership: self.membership.clone(),
             meta: versioned::encode(&self.meta),
         };
-        let (path, bytes) = (self.path.clone(), encode(&checkpoint));
-        tokio::task::spawn_blocking(move || write_checked(&path, FILE_VERSION, &bytes))
+        self.write(encode(&checkpoint)).await
+    }
+
+    /// Durable when it returns.
+    async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        let (path, content) = (self.path.clone(), bytes.clone());
+        tokio::task::spawn_blocking(move || write_checked(&path, FILE_VERSION, &content))
             .await
             .map_err(io::Error::other)?
-            .map_err(io::Error::other)
+            .map_err(io::Error::other)?;
+        self.checkpointed = Some(bytes);
+        Ok(())
+    }
+
+    fn checkpointed_meta(&self) -> io::Result<Option<SnapshotMeta>> {
+        let Some(bytes) = &self.checkpointed else { return Ok(None) };
+        let (last_log_id, last_membership, _) = Checkpoint::read(bytes)?;
+        Ok(last_log_id.is_some().then_some(SnapshotMeta { last_log_id, last_membership }))
     }
 
     fn apply_entry(
@@ -112,8 +148,8 @@ impl MetaMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for MetaMachine {
-    type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Announcer;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         Ok((self.applied, self.membership.clone()))
@@ -137,15 +173,31 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Announcer {
+        Announcer(self.checkpointed_meta())
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let SnapshotData::File(file) = snapshot else {
+            return Err(io::Error::other("only a received snapshot can be installed"));
+        };
+        // The state is the only record.
+        let read = tokio::task::spawn_blocking(move || file.records().next());
+        let record = read.await.map_err(io::Error::other)?.transpose().map_err(io::Error::other)?;
+        let bytes = record.ok_or_else(|| io::Error::other("a meta snapshot without content"))?;
+        let (applied, membership, meta) = Checkpoint::read(&bytes)?;
+        self.write(bytes.to_vec()).await?;
+        (self.applied, self.membership, self.meta) = (applied, membership, meta);
+        self.publish.send_replace(self.meta.state.clone().map(Arc::new));
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
-        Ok(None)
+        if let Some(file) = self.outgoing.kept() {
+            let meta = snapshot_meta(&file.manifest().mark)?;
+            return Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::File(file) }));
+        }
+        let (meta, bytes) = (self.checkpointed_meta()?, self.checkpointed.clone());
+        Ok(meta.zip(bytes).map(|(meta, bytes)| SnapshotOf { meta, snapshot: SnapshotData::Meta(bytes) }))
     }
 }

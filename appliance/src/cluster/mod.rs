@@ -2,9 +2,11 @@
 //! in this folder. The store and the links meet here and nowhere else.
 
 mod batcher;
+mod bulk;
 mod checkpointer;
 #[cfg(test)]
 mod conformance_tests;
+mod controller;
 mod durable;
 mod founding;
 mod group;
@@ -12,11 +14,13 @@ mod handler;
 mod leadership;
 mod log_store;
 mod member;
+mod membership;
 pub mod meta;
 mod meta_machine;
 mod network;
 pub mod placement;
 mod proposals;
+mod purge;
 mod raft_types;
 mod raft_wire;
 mod refused;
@@ -36,9 +40,10 @@ pub use group::{Leadership, ShardGroup};
 pub use leadership::Leaderships;
 pub use member::{DescribeSelf, Member, MemberOptions, RaftTiming};
 pub use meta::MetaState;
-pub use meta_machine::MetaView;
+pub use meta_machine::{MetaView, peek};
 pub use proposals::{MetaCall, Proposals, Undecided};
 pub use refused::Refused;
 pub use rpc::{Method, RpcClients, RpcError};
 pub use shard_service::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
-pub use transport::{Channel, PeerTransport};
+pub use shards::Shards;
+pub use transport::{Channel, MemberKeys, PeerTransport};

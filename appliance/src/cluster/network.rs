@@ -1,6 +1,7 @@
 //! openraft's network over [`super::rpc`]: one client per group and target, all groups of a pair of nodes sharing one stream.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,12 @@ use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bulk;
 use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire;
 use super::rpc::{Method, RpcClients, RpcError};
-use super::snapshots::{SnapshotOf, no_snapshots};
-use super::transport::Channel;
+use super::snapshots::{Outgoing, SnapshotData, SnapshotOf, mark_of};
+use super::transport::{Channel, PeerTransport};
 
 /// For requests that carry entries. openraft's own limit is made for heartbeats (a part of their interval): over a slow link, or
 /// before a slow disk, the same entries would be sent again and again and their answers always come too late. A dead peer is
@@ -34,6 +36,10 @@ pub struct GroupNetwork {
     pub group: u16,
     /// Clients of all peers.
     pub clients: Arc<RpcClients>,
+    /// Opens streams for snapshots.
+    pub transport: Arc<dyn PeerTransport>,
+    /// The snapshot that is on its way.
+    pub outgoing: Outgoing,
 }
 
 /// One group's calls to one peer.
@@ -41,13 +47,21 @@ pub struct GroupPeer {
     group: u16,
     target: NodeId,
     clients: Arc<RpcClients>,
+    transport: Arc<dyn PeerTransport>,
+    outgoing: Outgoing,
 }
 
 impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
     type Network = GroupPeer;
 
     async fn new_client(&mut self, target: NodeId, _node: &()) -> GroupPeer {
-        GroupPeer { group: self.group, target, clients: self.clients.clone() }
+        GroupPeer {
+            group: self.group,
+            target,
+            clients: self.clients.clone(),
+            transport: self.transport.clone(),
+            outgoing: self.outgoing.clone(),
+        }
     }
 }
 
@@ -78,8 +92,22 @@ impl GroupPeer {
     }
 }
 
+impl GroupPeer {
+    async fn send_snapshot(&self, vote: Vote, snapshot: SnapshotOf) -> io::Result<Vote> {
+        // First the stream: without one, nothing needs to be copied.
+        let stream = self.transport.open(self.target, Channel::Bulk).await.map_err(io::Error::other)?;
+        let SnapshotOf { meta, snapshot } = snapshot;
+        let file = self.outgoing.file(snapshot, mark_of(&meta)).await?;
+        tracing::info!(group = self.group, node = %self.target, bytes = file.manifest().bytes, "sending a snapshot");
+        let vote = bulk::send(stream, self.group, vote, &meta, &file, &self.outgoing).await?;
+        tracing::info!(group = self.group, node = %self.target, "a snapshot is installed there");
+        self.outgoing.done();
+        Ok(vote)
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for GroupPeer {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -109,12 +137,21 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: SnapshotOf,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote,
+        snapshot: SnapshotOf,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(Unreachable::new(&no_snapshots())))
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::warn!(group = self.group, node = %self.target, %error, "a snapshot did not get through; it is tried again");
+                    Err(StreamingError::Unreachable(Unreachable::new(&error)))
+                }
+            },
+        }
     }
 
     async fn transfer_leader(

@@ -1,13 +1,93 @@
-//! Where shards live and who should lead them: pure functions of the members. (Moving replicas is a later concern; this is
-//! the layout a cluster is created with, and the leader each shard returns to.)
+//! Where shards live and who should lead them: pure functions of the meta state. What they say is carried out elsewhere: the
+//! meta leader's controller writes a step into the map, the shard's leader brings its group in line with it.
+
+use std::collections::BTreeMap;
 
 use iris_protocol::vnode::{VNODES, first_shard_of};
 use iris_protocol::{NodeId, ShardId, VnodeId};
 
-use super::meta::ShardRecord;
+use super::meta::{MetaState, ShardRecord};
 
 /// Replicas of a shard (C3).
 pub const REPLICAS_MAX: usize = 3;
+
+/// Shards on their way to where they shall be at a time: each copies its inboxes over the network while messages flow.
+pub const MOVES_MAX: usize = 2;
+
+/// One change of the map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Where it was to be.
+    pub before: Vec<NodeId>,
+    /// Where it shall be, the preferred leader first.
+    pub replicas: Vec<NodeId>,
+}
+
+/// The next change, or none: one replica more for a shard that has too few, on the node that holds fewest; else another
+/// preferred leader, if one node is preferred by two shards more than another. Nothing while enough shards are under way, so
+/// the same state always gives the same step, and a controller that dies is simply asked again elsewhere.
+#[must_use]
+pub fn next_step(state: &MetaState) -> Option<Step> {
+    let wanted = state.settled_nodes().count().min(REPLICAS_MAX);
+    let under_way = state.shards.iter().filter(|record| !record.is_settled()).count();
+    if under_way >= MOVES_MAX {
+        return None;
+    }
+    let held = count(state, |record| &record.replicas);
+    let short = state.shards().filter(|(_, record)| record.is_settled() && record.replicas.len() < wanted);
+    // The shard with fewest copies first: it has most to lose.
+    if let Some((shard, record)) = short.min_by_key(|(shard, record)| (record.replicas.len(), *shard)) {
+        let free = held.iter().filter(|(node, _)| !record.replicas.contains(node));
+        let (node, _) = free.min_by_key(|(node, held)| (**held, **node))?;
+        let mut replicas = record.replicas.clone();
+        replicas.push(*node);
+        return Some(Step { shard, before: record.replicas.clone(), replicas });
+    }
+    (under_way == 0).then(|| lead_elsewhere(state)).flatten()
+}
+
+/// Gives one shard another preferred leader among its replicas, if that makes the leaders more even.
+fn lead_elsewhere(state: &MetaState) -> Option<Step> {
+    let leads = count(state, |record| record.replicas.get(..1).unwrap_or_default());
+    let of = |node: &NodeId| leads.get(node).copied().unwrap_or(0);
+    state.shards().find_map(|(shard, record)| {
+        let (leader, others) = record.replicas.split_first()?;
+        let at = others.iter().enumerate().min_by_key(|(_, node)| (of(node), **node)).map(|(at, _)| at + 1)?;
+        (of(leader) >= of(&record.replicas[at]) + 2).then(|| {
+            let mut replicas = record.replicas.clone();
+            replicas.swap(0, at);
+            Step { shard, before: record.replicas.clone(), replicas }
+        })
+    })
+}
+
+/// How often each member that may hold something is among those that `of` names.
+fn count(state: &MetaState, of: impl Fn(&ShardRecord) -> &[NodeId]) -> BTreeMap<NodeId, usize> {
+    let mut counts: BTreeMap<NodeId, usize> = state.settled_nodes().map(|node| (node, 0)).collect();
+    for node in state.shards.iter().flat_map(of) {
+        counts.entry(*node).and_modify(|count| *count += 1);
+    }
+    counts
+}
+
+/// Voters of the meta group: odd, so that each two tolerate one death more, and not more than five, as each costs a round trip.
+/// The others follow as learners: every node knows the map. Those that vote already stay, so that a new node moves nothing.
+#[must_use]
+pub fn meta_voters(nodes: impl Iterator<Item = NodeId>, voting: &[NodeId]) -> Vec<NodeId> {
+    let mut nodes: Vec<NodeId> = nodes.collect();
+    let wanted = match nodes.len() {
+        // Two copies of the map are better than one, though neither node may be missing then.
+        0..=3 => nodes.len(),
+        4 => 3,
+        _ => 5,
+    };
+    nodes.sort_by_key(|node| (!voting.contains(node), *node));
+    nodes.truncate(wanted);
+    nodes.sort();
+    nodes
+}
 
 /// The first layout: each shard on up to three nodes, preferred leaders in turn, so that every node leads as many as the
 /// others within one. `nodes` in ascending order.
@@ -16,7 +96,7 @@ pub fn first_layout(nodes: &[NodeId], shards: u16) -> Vec<ShardRecord> {
     (0..usize::from(shards))
         .map(|shard| {
             let replicas = nodes.iter().cycle().skip(shard % nodes.len().max(1));
-            ShardRecord { replicas: replicas.take(nodes.len().min(REPLICAS_MAX)).copied().collect() }
+            ShardRecord::founded_on(replicas.take(nodes.len().min(REPLICAS_MAX)).copied().collect())
         })
         .collect()
 }
@@ -28,28 +108,5 @@ pub fn first_vnodes(shards: u16) -> Vec<ShardId> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    proptest! {
-        #[test]
-        fn layouts_are_balanced_and_whole(nodes in 1u64..9, shards in 1u16..65) {
-            let nodes: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
-            let layout = first_layout(&nodes, shards);
-            let mut leads: HashMap<NodeId, usize> = HashMap::new();
-            for shard in &layout {
-                prop_assert_eq!(shard.replicas.len(), nodes.len().min(3));
-                let mut distinct = shard.replicas.clone();
-                distinct.sort();
-                distinct.dedup();
-                prop_assert_eq!(distinct.len(), shard.replicas.len());
-                *leads.entry(shard.replicas[0]).or_default() += 1;
-            }
-            let counts: Vec<usize> = nodes.iter().map(|node| leads.get(node).copied().unwrap_or(0)).collect();
-            prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
-            prop_assert!(first_vnodes(shards).iter().all(|shard| shard.0 < shards));
-        }
-    }
-}
+#[path = "placement_tests.rs"]
+mod tests;

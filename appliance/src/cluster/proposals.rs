@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iris_protocol::NodeId;
 use iris_protocol::versioned::{self, Versioned};
+use iris_protocol::{NodeId, ShardId};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
@@ -54,6 +54,15 @@ pub enum MetaCall {
         /// Who it is.
         record: NodeRecord,
     },
+    /// These are the voters of a shard that I lead.
+    Placed {
+        /// Which.
+        shard: ShardId,
+        /// Its voters.
+        voters: Vec<NodeId>,
+        /// Index of that membership in the shard's log.
+        at: u64,
+    },
 }
 
 impl Versioned for MetaCall {
@@ -68,6 +77,7 @@ impl MetaCall {
             Self::Describe(record) => MetaCommand::Describe(from, record),
             Self::IssueToken { id, secret, ttl_ms } => MetaCommand::IssueToken(NewToken { id, secret, now_ms, ttl_ms }),
             Self::Join { token, secret, record } => MetaCommand::Join(Join { token, secret, record, now_ms }),
+            Self::Placed { shard, voters, at } => MetaCommand::Placed { shard, voters, at },
         }
     }
 }

@@ -1,5 +1,5 @@
 //! openraft's state machine over a shard's store: applies batches in order, wakes waiting readers, and holds apply back while
-//! memory is full. Snapshots: see docs/decisions/0004-no-snapshots-while-the-log-is-whole.md.
+//! memory is full. A snapshot is the last checkpoint (see [`super::snapshots`]).
 
 use std::io;
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use openraft::{EntryPayload, OptionalSend};
 use super::checkpointer::CheckpointSignal;
 use super::durable::Durable;
 use super::raft_types::{Applied, LogId, StoredMembership, TypeConfig, decode, encode};
-use super::snapshots::{NoSnapshots, SnapshotMeta, SnapshotOf, no_snapshots};
+use super::snapshots::{Announcer, Outgoing, SnapshotData, SnapshotMeta, SnapshotOf, membership, snapshot_meta};
 use super::waiters::Waiters;
 
 /// One shard's state machine.
 pub struct ShardMachine {
     /// The state itself, shared with readers.
     pub store: ShardStore,
+    /// The snapshot that is on its way to a follower, if one is.
+    pub outgoing: Outgoing,
     /// Readers to wake.
     pub waiters: Arc<Waiters>,
     /// Brings a checkpoint forward when memory is full.
@@ -64,8 +66,8 @@ impl ShardMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for ShardMachine {
-    type SnapshotData = ();
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Announcer;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let mark = self.store.applied();
@@ -73,12 +75,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             return Ok((None, StoredMembership::default()));
         }
         let log_id = decode("applied log id", &mark.log_id).map_err(io::Error::other)?;
-        let membership = if mark.membership.is_empty() {
-            StoredMembership::default()
-        } else {
-            decode("membership", &mark.membership).map_err(io::Error::other)?
-        };
-        Ok((Some(log_id), membership))
+        Ok((Some(log_id), membership(&mark)?))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -101,15 +98,30 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Announcer {
+        Announcer(snapshot_meta(&self.store.checkpointed()))
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: ()) -> Result<(), io::Error> {
-        Err(no_snapshots())
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let SnapshotData::File(file) = snapshot else {
+            return Err(io::Error::other("only a received snapshot can be installed"));
+        };
+        let store = self.store.clone();
+        let installing = tokio::task::spawn_blocking(move || store.install(&file));
+        installing.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        self.waiters.wake_all();
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
-        Ok(None)
+        if let Some(file) = self.outgoing.kept() {
+            let meta = snapshot_meta(&file.manifest().mark)?;
+            return Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::File(file) }));
+        }
+        let store = self.store.clone();
+        let pinning = tokio::task::spawn_blocking(move || store.snapshot());
+        let Some(pinned) = pinning.await.map_err(io::Error::other)?.map_err(io::Error::other)? else { return Ok(None) };
+        let meta = snapshot_meta(pinned.mark())?;
+        Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::Shard(Box::new(pinned)) }))
     }
 }

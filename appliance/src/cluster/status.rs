@@ -26,7 +26,7 @@ impl Member {
     #[must_use]
     pub fn node_statuses(&self) -> Vec<NodeStatus> {
         let leaders: Vec<Option<NodeId>> =
-            self.shards.by_id.values().map(|group| group.leadership.borrow().leader).collect();
+            self.shards.by_id().values().map(|group| group.leadership.borrow().leader).collect();
         let state = self.meta_view.borrow().clone();
         let nodes = state.iter().flat_map(|state| state.nodes.iter());
         nodes

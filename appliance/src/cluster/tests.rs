@@ -53,24 +53,29 @@ impl PeerAcceptor for NetAcceptor {
     }
 }
 
-fn founding(nodes: &[NodeId]) -> MetaState {
-    let record = |id: &NodeId| NodeRecord {
+fn record(id: NodeId) -> NodeRecord {
+    NodeRecord {
         name: format!("n{id}"),
         key: Identity::ephemeral().peer_id(),
         p2p: Vec::new(),
         client: format!("127.0.0.1:{id}"),
-    };
+    }
+}
+
+fn founding(nodes: &[NodeId]) -> MetaState {
     MetaState {
         cluster: "test".to_owned(),
         pki: pki::found("test", &[], Surroundings::system().clock.unix_ms()).unwrap(),
         token_keys: vec![token::new_key().unwrap()],
-        nodes: nodes.iter().map(|id| (*id, record(id))).collect::<BTreeMap<_, _>>(),
+        nodes: nodes.iter().map(|id| (*id, record(*id))).collect::<BTreeMap<_, _>>(),
         shards: first_layout(nodes, 2),
         vnodes: first_vnodes(2),
         dedup: DedupSettings { window_ms: 3_600_000, keys_max: 100_000 },
         admissions: Default::default(),
     }
 }
+
+mod growing;
 
 struct Node {
     member: Member,
@@ -97,6 +102,16 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
 }
 
 async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyhow::Result<Node> {
+    try_run(net, dir, id, founding.nodes.clone(), Some(founding.clone())).await
+}
+
+async fn try_run(
+    net: &Net,
+    dir: &Path,
+    id: u64,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    founding: Option<MetaState>,
+) -> anyhow::Result<Node> {
     let me = NodeId(id);
     let (inbox, acceptor) = mpsc::channel(64);
     net.0.lock().unwrap().insert(me, inbox);
@@ -107,10 +122,10 @@ async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyh
     let options = MemberOptions {
         node: me,
         describe: {
-            let own = founding.nodes[&me].clone();
+            let own = nodes[&me].clone();
             Arc::new(move || own.clone())
         },
-        members: founding.nodes.keys().copied().collect(),
+        peers: nodes.keys().copied().filter(|node| *node != me).collect(),
         meta_path: folder.join("meta"),
         log: log.clone(),
         warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
@@ -120,14 +135,16 @@ async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyh
         transport: Arc::new(NetEnd(net.clone(), me)),
         acceptor: Box::new(NetAcceptor(acceptor)),
         surroundings: Surroundings::system(),
-        founding: Some(founding.clone()),
+        founding,
         settled: false,
+        snapshot_dir: folder.join("snapshots"),
+        log_bytes_max: 64 * 1024 * 1024,
     };
     let member = Member::start(options, &supervisor, &CancellationToken::new()).await?;
     let parts = RouterParts {
         node: me,
         meta: member.meta_view.clone(),
-        groups: (*member.shards.by_id).clone(),
+        shards: member.shards.clone(),
         clients: member.clients.clone(),
         random: Surroundings::system().random,
     };
@@ -137,6 +154,8 @@ async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyh
         let stop = supervisor.stopping();
         tokio::spawn(async move { uplink.run(&stop).await });
     }
+    let (following, shards, stop) = (router.clone(), member.shards.clone(), supervisor.stopping());
+    tokio::spawn(async move { following.follow(shards, &stop).await });
     Ok(Node { member, router, supervisor, log, net: net.clone() })
 }
 
@@ -144,7 +163,7 @@ impl Node {
     /// Off the network and without tasks: as good as dead, for the others.
     async fn die(self) {
         self.net.0.lock().unwrap().remove(&self.member.node);
-        for group in self.member.shards.by_id.values() {
+        for group in self.member.shards.by_id().values() {
             group.raft.shutdown().await.unwrap();
         }
         self.member.meta.shutdown().await.unwrap();
@@ -230,7 +249,7 @@ async fn a_lone_member_restarts_from_checkpoint_and_log() {
             let key = round * 10 + key;
             expected.push((node.committed("alice", key).await, key));
             if key % 10 == 5 {
-                super::checkpointer::checkpoint_all(&node.member.shards.stores()).await.unwrap();
+                super::checkpointer::checkpoint_all(&node.member.shards.in_order()).await.unwrap();
             }
         }
         assert_eq!(node.send("alice", 0).await, SubmitOutcome::Committed { id: expected[0].0, duplicate: true });

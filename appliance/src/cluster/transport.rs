@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use iris_p2p::{Inbound, Links, PeerKey, StreamKind};
 use iris_protocol::NodeId;
@@ -25,11 +26,16 @@ pub enum Channel {
     Edge,
     /// Pages of inboxes: calls that may wait long for news, one for every follower of an inbox led elsewhere.
     Read,
+    /// One snapshot on its way ([`super::bulk`]): a stream for each, not for calls.
+    Bulk,
 }
 
 impl Channel {
     /// Every channel.
-    pub const ALL: [Self; 3] = [Self::Raft, Self::Edge, Self::Read];
+    pub const ALL: [Self; 4] = [Self::Raft, Self::Edge, Self::Read, Self::Bulk];
+
+    /// Those that carry calls, on one long-lived stream a peer.
+    pub const CALLS: [Self; 3] = [Self::Raft, Self::Edge, Self::Read];
 
     /// Calls that may be under way at once on this channel, on either side: beyond it, callers and the reading of requests wait.
     #[must_use]
@@ -39,6 +45,8 @@ impl Channel {
             Self::Raft | Self::Edge => 1_024,
             // Twice the sessions a node has room for; a waiting one costs a task of some 2 KB.
             Self::Read => 36_000,
+            // Carries none.
+            Self::Bulk => 0,
         }
     }
 
@@ -47,6 +55,7 @@ impl Channel {
             Self::Raft => StreamKind(1),
             Self::Edge => StreamKind(2),
             Self::Read => StreamKind(3),
+            Self::Bulk => StreamKind(4),
         }
     }
 }
@@ -66,36 +75,54 @@ pub trait PeerAcceptor: Send + 'static {
     fn accept(&mut self) -> BoxFuture<'_, Option<(NodeId, Channel, PeerStream)>>;
 }
 
+/// Which key each member has; follows the cluster's members.
+#[derive(Clone, Default)]
+pub struct MemberKeys(Arc<ArcSwap<HashMap<NodeId, PeerKey>>>);
+
+impl MemberKeys {
+    /// Makes these the members.
+    pub fn set(&self, keys: HashMap<NodeId, PeerKey>) {
+        self.0.store(Arc::new(keys));
+    }
+
+    fn key(&self, node: NodeId) -> Option<PeerKey> {
+        self.0.load().get(&node).copied()
+    }
+
+    fn node(&self, key: PeerKey) -> Option<NodeId> {
+        self.0.load().iter().find(|(_, known)| **known == key).map(|(node, _)| *node)
+    }
+}
+
 /// The real transport.
 pub struct LinkTransport {
     links: Links,
-    keys: Arc<HashMap<NodeId, PeerKey>>,
+    keys: MemberKeys,
 }
 
 /// The real acceptor.
 pub struct LinkAcceptor {
     inbound: Inbound,
-    keys: Arc<HashMap<NodeId, PeerKey>>,
+    keys: MemberKeys,
 }
 
-/// The real pair, for members with these keys.
+/// The real pair.
 #[must_use]
-pub fn over_links(links: Links, inbound: Inbound, keys: HashMap<NodeId, PeerKey>) -> (LinkTransport, LinkAcceptor) {
-    let keys = Arc::new(keys);
+pub fn over_links(links: Links, inbound: Inbound, keys: MemberKeys) -> (LinkTransport, LinkAcceptor) {
     (LinkTransport { links, keys: keys.clone() }, LinkAcceptor { inbound, keys })
 }
 
 impl PeerTransport for LinkTransport {
     fn open(&self, node: NodeId, channel: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>> {
         Box::pin(async move {
-            let key = self.keys.get(&node).ok_or_else(|| anyhow::anyhow!("node {node} is not a member"))?;
-            let stream = self.links.open(*key, channel.stream_kind()).await?;
+            let key = self.keys.key(node).ok_or_else(|| anyhow::anyhow!("node {node} is not a member"))?;
+            let stream = self.links.open(key, channel.stream_kind()).await?;
             Ok(Box::new(stream) as PeerStream)
         })
     }
 
     fn is_up(&self, node: NodeId) -> bool {
-        self.keys.get(&node).is_some_and(|key| self.links.is_up(*key))
+        self.keys.key(node).is_some_and(|key| self.links.is_up(key))
     }
 }
 
@@ -104,9 +131,8 @@ impl PeerAcceptor for LinkAcceptor {
         Box::pin(async move {
             loop {
                 let (key, kind, stream) = self.inbound.accept().await?;
-                let node = self.keys.iter().find(|(_, known)| **known == key).map(|(node, _)| *node);
                 let channel = Channel::ALL.into_iter().find(|channel| channel.stream_kind() == kind);
-                match (node, channel) {
+                match (self.keys.node(key), channel) {
                     (Some(node), Some(channel)) => return Some((node, channel, Box::new(stream) as PeerStream)),
                     _ => tracing::warn!(%key, ?kind, "a peer opened a stream this version does not know; closed it"),
                 }

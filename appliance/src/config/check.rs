@@ -110,6 +110,8 @@ impl Config {
         let store = &self.store;
         // Smaller than a few full batches and a shard would refuse all the time.
         problems.range("store.hot_bytes_max", store.hot_bytes_max, 4 * 1024 * 1024, 4 * 1024 * 1024 * 1024);
+        // Less than a few log files and every short absence would end in a copy of everything.
+        problems.range("store.log_bytes_max", store.log_bytes_max, 8 * 1024 * 1024, 1024 * 1024 * 1024 * 1024);
         // A3: at least 7 days.
         problems.range("store.dedup_window_h", store.dedup_window_h, 168, 24 * 366);
         problems.range("store.dedup_keys_max", store.dedup_keys_max, 10_000, 1_000_000_000);

@@ -70,6 +70,9 @@ section! {
         listen: String = "0.0.0.0:8443".to_owned();
         /// Where to listen for members: IP:PORT, or for QUIC /ip4/0.0.0.0/udp/8444/quic-v1.
         p2p: Vec<String> = vec!["0.0.0.0:8444".to_owned()];
+        /// Whether to look for members, and be found by them, by multicast on the local network. Finding a node there lets it
+        /// in nowhere. Without effect while every address in `p2p` is a loopback one.
+        mdns: bool = true;
         /// HOST:PORT that clients are told. Default: `listen`, with 127.0.0.1 in place of 0.0.0.0, which serves this machine
         /// only: set it when clients on other machines shall connect.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +137,9 @@ section! {
         /// Bytes of entries not yet checkpointed, per shard; at the bound its leader refuses new ones for the moment. 16 MiB
         /// in each of 8 shards leave most of a node's 512 MiB for the rest.
         hot_bytes_max: u64 = 16 * 1024 * 1024;
+        /// Bytes of log kept for members that were away for a while: they get what they lack from it, and a copy of everything
+        /// if they were away for longer. Once more as much may be in use while old files are emptied.
+        log_bytes_max: u64 = 256 * 1024 * 1024;
         /// Hours a message's key is remembered, so that a repeated send is told from a new one: 8 days, one more than a
         /// client's outbox may hold a message. Fixed when the cluster is founded, the same on every member.
         dedup_window_h: u64 = 192;

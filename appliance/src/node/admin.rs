@@ -90,8 +90,8 @@ impl NodeAdmin {
         counters.log_entries = log.entries;
         counters.batches = self.member.batches.batches.load(Ordering::Relaxed);
         counters.batched_messages = self.member.batches.items.load(Ordering::Relaxed);
-        for store in self.member.shards.stores() {
-            counters.dedup_dropped_early += store.stats().dedup_dropped_early;
+        for group in self.member.shards.in_order() {
+            counters.dedup_dropped_early += group.store.stats().dedup_dropped_early;
         }
         counters.task_restarts = self.supervisor.restarts();
         (counters.rss_bytes, counters.cpu_us) = crate::system::process_usage();

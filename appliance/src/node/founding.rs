@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use iris_p2p::{Member as LinkMember, PeerAddr};
+use iris_p2p::PeerAddr;
 use iris_protocol::NodeId;
 
 use crate::auth::{pki, token};
@@ -50,12 +50,6 @@ pub(super) fn members(config: &Config, me: NodeId, own: NodeRecord) -> anyhow::R
         own.key
     );
     Ok(members)
-}
-
-/// The others, as the links want them.
-pub(super) fn links(members: &BTreeMap<NodeId, NodeRecord>, me: NodeId) -> Vec<LinkMember> {
-    let others = members.iter().filter(|(id, _)| **id != me);
-    others.map(|(_, record)| LinkMember { key: record.key, addrs: record.p2p.clone() }).collect()
 }
 
 /// What this node would found the cluster with.

@@ -1,22 +1,23 @@
 //! Finding a shard's leader and asking it, again and again until it answers or time is up. A leader on this node is asked
 //! directly, any other over the edge channel.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use iris_protocol::versioned::{DecodeError, encode};
 use iris_protocol::{DeviceId, EntryId, NodeId, ShardId, UserId};
 use iris_store::{Item, Outcome, encode_batch};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::uplink::UplinkTask;
 use super::uplink_queue::work_len;
 use super::{InboxPage, PageRequest, SessionId, Submission, Work, wire};
-use crate::cluster::{Channel, MetaState, MetaView, Method, Refused, RpcClients, RpcError, ShardGroup};
+use crate::cluster::{Channel, MetaState, MetaView, Method, Refused, RpcClients, RpcError, ShardGroup, Shards};
 use crate::surroundings::RandomSource;
 
 /// Submissions waiting at one edge for one shard.
@@ -62,9 +63,9 @@ pub(super) struct Route {
     submissions: mpsc::Sender<Submission>,
     /// Bytes in the queue, kept under [`SUBMISSION_BYTES_MAX`].
     pub(super) waiting_bytes: AtomicUsize,
-    local: Option<ShardGroup>,
-    replicas: Vec<NodeId>,
-    /// The leader's id where this node holds no replica; 0 if unknown.
+    /// This node's replica, once it has one.
+    local: ArcSwapOption<ShardGroup>,
+    /// The leader's id as the last answer told it, for when no replica here knows it; 0 if unknown.
     hint: AtomicU64,
 }
 
@@ -75,7 +76,7 @@ pub struct RouterParts {
     /// The founded cluster.
     pub meta: MetaView,
     /// Shards held here.
-    pub groups: HashMap<ShardId, ShardGroup>,
+    pub shards: Shards,
     /// Calls to the others.
     pub clients: Arc<RpcClients>,
     /// Jitter.
@@ -101,14 +102,13 @@ impl Router {
     pub fn new(parts: RouterParts, state: &MetaState) -> (Self, Vec<UplinkTask>) {
         let mut queues = Vec::new();
         let mut routes = Vec::new();
-        for (shard, record) in state.shards() {
+        for (shard, _) in state.shards() {
             let (submissions, queue) = mpsc::channel(SUBMISSIONS_MAX);
             let route = Arc::new(Route {
                 shard,
                 submissions,
                 waiting_bytes: AtomicUsize::new(0),
-                local: parts.groups.get(&shard).cloned(),
-                replicas: record.replicas.clone(),
+                local: ArcSwapOption::empty(),
                 hint: AtomicU64::new(0),
             });
             queues.push((route.clone(), queue));
@@ -122,8 +122,20 @@ impl Router {
             random: parts.random,
             sessions: AtomicU64::new(0),
         }));
+        router.0.hold(&parts.shards);
         let tasks = queues.into_iter().map(|(route, queue)| UplinkTask::new(router.0.clone(), route, queue)).collect();
         (router, tasks)
+    }
+
+    /// Follows which shards are held here, until `stop`.
+    pub async fn follow(&self, mut shards: Shards, stop: &CancellationToken) {
+        loop {
+            self.0.hold(&shards);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = shards.changed() => {}
+            }
+        }
     }
 
     /// A new session's id.
@@ -173,6 +185,13 @@ impl Router {
 }
 
 impl Inner {
+    fn hold(&self, shards: &Shards) {
+        let held = shards.by_id();
+        for route in &self.routes {
+            route.local.store(held.get(&route.shard).cloned().map(Arc::new));
+        }
+    }
+
     fn route(&self, user: &UserId) -> Option<&Arc<Route>> {
         let shard = self.meta.borrow().as_ref()?.shard_of(user);
         self.routes.get(usize::from(shard.0))
@@ -204,7 +223,7 @@ impl Inner {
     pub(super) async fn wait_for_change(&self, route: &Route, misses: u32) {
         let look_again_ms = LOOK_AGAIN_MS << misses.min(LOOK_AGAIN_DOUBLINGS_MAX);
         let moment = Duration::from_millis(look_again_ms + self.random.below(look_again_ms));
-        match &route.local {
+        match route.local.load_full() {
             Some(group) => {
                 let mut leadership = group.leadership.clone();
                 leadership.mark_unchanged();
@@ -214,21 +233,25 @@ impl Inner {
         }
     }
 
-    /// Whom to ask: the leader as the local replica knows it, else the last hint, else any replica.
+    /// Whom to ask: the leader as the local replica knows it, else the last hint, else any replica. A replica that has just
+    /// come knows nothing yet.
     fn leader(&self, route: &Route) -> Result<NodeId, Miss> {
-        if let Some(group) = &route.local {
-            return group.leadership.borrow().leader.ok_or(Miss::NoLeader);
+        if let Some(leader) = route.local.load().as_ref().and_then(|group| group.leadership.borrow().leader) {
+            return Ok(leader);
         }
         match route.hint.load(Ordering::Relaxed) {
             0 => {
-                let at = self.random.below(route.replicas.len() as u64) as usize;
-                route.replicas.get(at).copied().ok_or(Miss::NoLeader)
+                let state = self.meta.borrow().clone().ok_or(Miss::NoLeader)?;
+                let record = state.shards.get(usize::from(route.shard.0)).ok_or(Miss::NoLeader)?;
+                let others: Vec<NodeId> = record.voters.iter().copied().filter(|node| *node != self.node).collect();
+                let at = self.random.below(others.len().max(1) as u64) as usize;
+                others.get(at).copied().ok_or(Miss::NoLeader)
             }
             known => Ok(NodeId(known)),
         }
     }
 
-    /// Remembers what a failure says about where the leader is, for shards of which this node has no replica.
+    /// Remembers what an answer says about where the leader is.
     fn learn<T>(&self, route: &Route, asked: NodeId, result: Result<T, Miss>) -> Result<T, Miss> {
         let hint = match &result {
             Ok(_) => asked.0,
@@ -256,7 +279,7 @@ impl Inner {
     pub(super) async fn append_once(&self, route: &Route, items: Vec<Item>) -> Result<Vec<Outcome>, Miss> {
         let leader = self.leader(route)?;
         let result = async {
-            match &route.local {
+            match route.local.load_full() {
                 Some(group) if leader == self.node => {
                     // The same deadline as elsewhere: a leader that can't commit must not hold the queue.
                     match tokio::time::timeout(APPEND_DEADLINE, group.append(items)).await {
@@ -276,7 +299,7 @@ impl Inner {
     async fn read_once(&self, route: &Route, user: &UserId, request: PageRequest) -> Result<InboxPage, Miss> {
         let leader = self.leader(route)?;
         let result = async {
-            match &route.local {
+            match route.local.load_full() {
                 Some(group) if leader == self.node => Ok(group.read(user, request).await?),
                 _ => {
                     let call = encode(&wire::ReadCall::new(user, &request)).into();
@@ -291,7 +314,7 @@ impl Inner {
     async fn cursor_once(&self, route: &Route, user: &UserId, device: &DeviceId) -> Result<EntryId, Miss> {
         let leader = self.leader(route)?;
         let result = async {
-            match &route.local {
+            match route.local.load_full() {
                 Some(group) if leader == self.node => Ok(group.stored_cursor(user, device).await?),
                 _ => {
                     let call = encode(&wire::CursorCall { user: user.clone(), device: device.clone() }).into();

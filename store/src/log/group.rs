@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::engine::{BOUNDS_KEY, Bounds, Engine, Keep, load_bounds};
 use super::queue::{Change, Done, Op, Room};
 use super::record::Record;
+use super::weight::Weight;
 use super::{GroupId, Handle, LogEntry, LogError, Shared, lock};
 
 /// Memory an entry in the cache takes beside its bytes.
@@ -46,6 +47,7 @@ struct State {
     /// The newest entries, contiguous up to the last.
     cache: VecDeque<Cached>,
     cache_bytes: usize,
+    weight: Weight,
     /// The place in the queue up to which everything is on disk.
     flushed: u64,
     /// Moves with every truncation and purge: a read from disk that one overtook is done again.
@@ -128,6 +130,7 @@ impl State {
             Some(kept) => {
                 self.span = Some((first, kept));
                 self.bounds.keep = Keep::UpTo(kept);
+                self.weight.truncated(kept + 1);
                 self.forget(|index| index > kept);
             }
             None => {
@@ -135,6 +138,7 @@ impl State {
                 self.bounds.keep = Keep::Nothing;
                 // So that the next append may begin anywhere: the engine refuses holes.
                 compact_to = self.engine_last.take().map(|last| last + 1);
+                self.weight = Weight::default();
                 self.forget(|_| true);
             }
         }
@@ -148,6 +152,7 @@ impl State {
         }
         self.epoch += 1;
         self.bounds.floor = Some(index);
+        self.weight.purged(index);
         self.forget(|cached| cached <= index);
         let compact_to = match self.span {
             Some((first, last)) if index < last => {
@@ -181,6 +186,13 @@ impl GroupLog {
         self.state().span.map(|(_, last)| last)
     }
 
+    /// The last index with at least so many bytes of entries behind it, as far as they were appended since the log was opened:
+    /// up to where a purge would leave that much. `None` if there is less.
+    #[must_use]
+    pub fn index_behind(&self, bytes: u64) -> Option<u64> {
+        self.state().weight.index_behind(bytes)
+    }
+
     /// Appends entries that follow the last one (any index if the log is empty). They can be read when this returns; `done`
     /// is called after the fsync that covers them. Waits only for room in the queue.
     ///
@@ -207,6 +219,7 @@ impl GroupLog {
         state.bounds.keep = Keep::All;
         state.span = Some((state.span.map_or(head, |(first, _)| first), last));
         state.engine_last = Some(last);
+        state.weight.appended(last, bytes as u64);
         state.cache_bytes += bytes + entries.len() * ENTRY_OVERHEAD;
         state.cache.extend(entries.into_iter().map(|entry| Cached { entry, seq }));
         Ok(())

@@ -12,6 +12,7 @@ mod queue;
 mod read;
 mod record;
 mod stats;
+mod weight;
 mod writer;
 
 use std::collections::HashMap;
@@ -65,13 +66,26 @@ pub struct LogOptions {
     pub cache_bytes_max: usize,
 }
 
+/// Size of one log file by default.
+const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Files that a bounded log is divided into at least, so that purging one gives back a small part of it.
+const SEGMENTS_MIN: u64 = 8;
+
 impl LogOptions {
+    /// The defaults for a log that is kept to about so many bytes by purging its groups.
+    #[must_use]
+    pub fn bounded(dir: impl Into<PathBuf>, bytes_max: u64) -> Self {
+        let segment_bytes = (bytes_max / SEGMENTS_MIN).clamp(1024 * 1024, SEGMENT_BYTES_MAX);
+        Self { segment_bytes, purge_threshold_bytes: bytes_max, ..Self::new(dir) }
+    }
+
     /// The defaults, in `dir`.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            segment_bytes: 64 * 1024 * 1024,
+            segment_bytes: SEGMENT_BYTES_MAX,
             purge_threshold_bytes: 512 * 1024 * 1024,
             queue_len_max: 4_096,
             queue_bytes_max: 32 * 1024 * 1024,

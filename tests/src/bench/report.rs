@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::floors::Floor;
 use super::latency::Latencies;
 use super::load::{Load, Measured};
+use super::restart::Restarts;
 
 /// One measured scenario.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Figures {
     pub round_trip: Floor,
     /// One gap per kill.
     pub gaps: Option<Latencies>,
+    /// Restarts of a full node.
+    pub restarts: Option<Restarts>,
     /// What machine this is.
     pub machine: String,
 }
@@ -57,7 +60,29 @@ pub fn render(figures: &Figures) -> String {
             gaps.max_ms()
         );
     }
+    if let Some(restarts) = &figures.restarts {
+        restart(&mut out, restarts);
+    }
     out
+}
+
+fn restart(out: &mut String, restarts: &Restarts) {
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    let floor_ms = restarts.read.as_secs_f64() * 1_000.0;
+    let _ = write!(
+        out,
+        "\n## Restart\n\nOne node with {} messages of 1 KiB in its inboxes, {:.0} MiB of log kept behind the checkpoints and {:.0} MiB in the warm store; from \
+         the start of the process until all its shards are led. The floor is reading the log's files once. Memory right afterwards: {:.0} MiB.\n\n\
+         | after | ms | floor ms | ratio |\n|---|---|---|---|\n",
+        restarts.entries,
+        mib(restarts.log_bytes),
+        mib(restarts.store_bytes),
+        mib(restarts.rss_bytes),
+    );
+    for (after, took) in [("SIGTERM", restarts.after_stop), ("kill -9", restarts.after_kill)] {
+        let ms = took.as_secs_f64() * 1_000.0;
+        let _ = writeln!(out, "| {after} | {ms:.0} | {floor_ms:.0} | {:.1} |", ms / floor_ms.max(0.001));
+    }
 }
 
 fn name(row: &Row) -> String {
@@ -158,7 +183,18 @@ mod tests {
         let floor = Floor { per_s: 1_000.0, latencies: latencies.clone(), fsyncs_per_append: 1.0 };
         let rows = vec![Row { nodes: 3, load, measured, disk: floor.clone() }];
         let machine = "a test".to_owned();
-        let text = render(&Figures { rows, round_trip: floor, gaps: Some(latencies), machine });
+        let restarts = Restarts {
+            entries: 1_000_000,
+            log_bytes: 1 << 30,
+            store_bytes: 1 << 30,
+            read: Duration::from_millis(500),
+            after_stop: Duration::from_millis(1_500),
+            after_kill: Duration::from_millis(2_000),
+            rss_bytes: 1 << 26,
+        };
+        let restarts = Some(restarts);
+        let text = render(&Figures { rows, round_trip: floor, gaps: Some(latencies), restarts, machine });
+        assert!(text.contains("| kill -9 | 2000 | 500 | 4.0 |"), "{text}");
         assert!(text.contains("| 3 | 64 | 1 | 500 | 1000 | 0.50 |"), "{text}");
         for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
             let columns: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();

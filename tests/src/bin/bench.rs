@@ -7,6 +7,7 @@ use clap::Parser;
 use iris_tests::bench::floors::{self, Floor};
 use iris_tests::bench::load::{Load, measure};
 use iris_tests::bench::report::{Figures, Row, render};
+use iris_tests::bench::restart::restarts;
 use iris_tests::bench::{failover, latency::Latencies};
 use iris_tests::cluster::{Cluster, Options};
 
@@ -31,6 +32,9 @@ struct Arguments {
     /// kill -9 of the leading node; 0 leaves failover out.
     #[arg(long, default_value_t = 20)]
     kills: usize,
+    /// Messages in a node that is restarted; 0 leaves restarts out.
+    #[arg(long, default_value_t = 1_000_000)]
+    restart_entries: u64,
 }
 
 fn main() -> ExitCode {
@@ -79,7 +83,14 @@ async fn bench(arguments: &Arguments) -> anyhow::Result<String> {
         0 => None,
         kills => Some(kill_gaps(kills).await?),
     };
-    Ok(render(&Figures { rows, round_trip, gaps, machine: machine() }))
+    let restarts = match arguments.restart_entries {
+        0 => None,
+        entries => {
+            eprintln!("bench: restart of a node with {entries} messages");
+            Some(Box::pin(restarts(entries)).await?)
+        }
+    };
+    Ok(render(&Figures { rows, round_trip, gaps, restarts, machine: machine() }))
 }
 
 async fn kill_gaps(kills: usize) -> anyhow::Result<Latencies> {

@@ -1,11 +1,12 @@
 //! The calling side: one task per peer and channel keeps a stream open, gathers requests into writes and hands answers back.
 //! While there is no stream, calls fail at once, so that Raft and the routers can try somewhere else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use iris_protocol::NodeId;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -73,9 +74,10 @@ impl RpcClient {
     }
 }
 
-/// The clients of all peers, made once at start.
+/// The clients of all peers; follows the cluster's members.
+#[derive(Default)]
 pub struct RpcClients {
-    by_peer: HashMap<(NodeId, Channel), Arc<RpcClient>>,
+    by_peer: ArcSwap<HashMap<(NodeId, Channel), Arc<RpcClient>>>,
 }
 
 /// What keeps one peer's stream open: to be run by a supervised task.
@@ -87,28 +89,33 @@ pub struct ClientTask {
 }
 
 impl RpcClients {
-    /// Clients for these peers, and the tasks that serve them.
+    /// Makes these the peers. Returns the tasks that serve the new ones; those of peers that are gone end by themselves, and
+    /// calls under way to them fail. One caller at a time.
     #[must_use]
-    pub fn new(peers: &[NodeId]) -> (Self, Vec<ClientTask>) {
-        let mut by_peer = HashMap::new();
+    pub fn set_peers(&self, peers: &BTreeSet<NodeId>) -> Vec<ClientTask> {
+        let mut by_peer = HashMap::clone(&self.by_peer.load());
+        by_peer.retain(|(node, _), _| peers.contains(node));
         let mut tasks = Vec::new();
         for &node in peers {
-            for channel in Channel::ALL {
-                let (sender, calls) = mpsc::channel(QUEUE_LEN_MAX);
-                let connected = Arc::new(AtomicBool::new(false));
-                tasks.push(ClientTask { node, channel, calls, connected: connected.clone() });
-                by_peer.insert((node, channel), Arc::new(RpcClient { node, calls: sender, connected }));
+            for channel in Channel::CALLS {
+                by_peer.entry((node, channel)).or_insert_with(|| {
+                    let (sender, calls) = mpsc::channel(QUEUE_LEN_MAX);
+                    let connected = Arc::new(AtomicBool::new(false));
+                    tasks.push(ClientTask { node, channel, calls, connected: connected.clone() });
+                    Arc::new(RpcClient { node, calls: sender, connected })
+                });
             }
         }
-        (Self { by_peer }, tasks)
+        self.by_peer.store(Arc::new(by_peer));
+        tasks
     }
 
     /// The client for a peer.
     ///
     /// # Errors
     /// The node is no peer of this one.
-    pub fn get(&self, node: NodeId, channel: Channel) -> Result<&Arc<RpcClient>, RpcError> {
-        self.by_peer.get(&(node, channel)).ok_or(RpcError::Unreachable(node))
+    pub fn get(&self, node: NodeId, channel: Channel) -> Result<Arc<RpcClient>, RpcError> {
+        self.by_peer.load().get(&(node, channel)).cloned().ok_or(RpcError::Unreachable(node))
     }
 }
 
@@ -121,7 +128,7 @@ impl ClientTask {
         format!("rpc to node {} ({:?})", self.node, self.channel)
     }
 
-    /// Opens the stream whenever it is not open, until `stop`.
+    /// Opens the stream whenever it is not open, until `stop` or until the peer is none any more.
     pub async fn run(&mut self, transport: Arc<dyn PeerTransport>, stop: &CancellationToken) {
         loop {
             let opened = tokio::select! {
@@ -142,6 +149,9 @@ impl ClientTask {
             self.connected.store(false, Ordering::Relaxed);
             // Dropping a call's answer tells its caller that the peer can't be reached.
             while self.calls.try_recv().is_ok() {}
+            if self.calls.is_closed() {
+                return;
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(REOPEN_AFTER) => {}

@@ -7,7 +7,7 @@
 mod client;
 mod server;
 
-pub use client::{RpcClient, RpcClients, RpcError};
+pub use client::{ClientTask, RpcClient, RpcClients, RpcError};
 pub use server::{RpcHandler, serve};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

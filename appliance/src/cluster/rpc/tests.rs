@@ -43,14 +43,15 @@ impl RpcHandler for Echo {
 fn start() -> (Arc<RpcClient>, tokio::task::JoinHandle<std::io::Result<()>>, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(100);
     let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(theirs), Arc::new(Echo)));
-    let (clients, tasks) = RpcClients::new(&[NodeId(2)]);
+    let clients = RpcClients::default();
+    let tasks = clients.set_peers(&[NodeId(2)].into());
     let transport = Arc::new(Pipes(tokio::sync::Mutex::new(vec![Box::new(ours)])));
     let stop = CancellationToken::new();
     for mut task in tasks {
         let (transport, stop) = (transport.clone(), stop.clone());
         tokio::spawn(async move { task.run(transport, &stop).await });
     }
-    (clients.get(NodeId(2), Channel::Raft).unwrap().clone(), server, stop)
+    (clients.get(NodeId(2), Channel::Raft).unwrap(), server, stop)
 }
 
 async fn call(client: &RpcClient, method: Method, payload: Bytes) -> Result<Bytes, RpcError> {

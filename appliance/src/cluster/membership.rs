@@ -1,0 +1,239 @@
+//! Brings a Raft group's membership in line with what the meta state wants, one change at a time: a new replica follows as a
+//! learner, and votes once it has caught up. Each change is one entry of the group's own log, and what is next depends only on
+//! what the log says, so a leader that dies in the middle is followed by one that goes on from there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use iris_protocol::NodeId;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::storage::RaftStateMachine;
+use openraft::{ChangeMembers, Raft};
+use tokio_util::sync::CancellationToken;
+
+use super::group::ShardGroup;
+use super::meta::MetaState;
+use super::placement::meta_voters;
+use super::proposals::{MetaCall, Proposals};
+use super::raft_types::TypeConfig;
+
+/// Between looks. Also how soon a learner that has caught up is promoted.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Longest one change may take; then it is looked at again. Dropping the wait loses nothing: the log tells how far it came.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest a report may take; then the voters are looked at again.
+const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A learner this many entries behind has caught up: it will have the rest before a client's next batch is answered, and with a
+/// stream of writes nobody is ever at zero.
+const LAG_MAX: u64 = 64;
+
+/// Who shall be in a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) voters: BTreeSet<NodeId>,
+    /// Followers without a vote.
+    pub(super) learners: BTreeSet<NodeId>,
+}
+
+/// Who is in a group, as its log says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Present {
+    /// More than one set while a change of voters is under way.
+    pub(super) voters: Vec<BTreeSet<NodeId>>,
+    pub(super) learners: BTreeSet<NodeId>,
+    /// Where this membership stands in the log.
+    pub(super) at: u64,
+}
+
+/// One change of a group's membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    AddLearner(NodeId),
+    SetVoters(BTreeSet<NodeId>),
+}
+
+/// The next change, or none: all is as wanted, or a learner has not caught up yet.
+pub(super) fn next_change(now: &Present, wanted: &Wanted, caught_up: impl Fn(NodeId) -> bool) -> Option<Change> {
+    let voters = match now.voters.as_slice() {
+        [voters] => voters,
+        // A leader died between the two halves of a change of voters: the second half first.
+        [.., last] => return Some(Change::SetVoters(last.clone())),
+        [] => return None,
+    };
+    let is_in = |node: &NodeId| voters.contains(node) || now.learners.contains(node);
+    if let Some(new) = wanted.voters.iter().chain(&wanted.learners).find(|node| !is_in(node)) {
+        return Some(Change::AddLearner(*new));
+    }
+    // One at a time: with each that votes, one more must be up for a write to be committed.
+    let ready = wanted.voters.difference(voters).find(|node| caught_up(**node))?;
+    Some(Change::SetVoters(voters.iter().copied().chain([*ready]).collect()))
+}
+
+/// Keeps a shard's group in line with the map while this node leads it, and reports its voters, until `stop`.
+pub(super) async fn keep_shard(
+    group: &ShardGroup,
+    proposals: &Proposals,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut leadership = group.leadership.clone();
+    loop {
+        let ready = leadership.borrow_and_update().ready;
+        if !ready {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = leadership.changed() => changed?,
+            }
+            continue;
+        }
+        let record =
+            proposals.view.borrow().as_ref().and_then(|state| state.shards.get(usize::from(group.shard.0)).cloned());
+        if let Some(record) = record {
+            let now = present(&group.raft);
+            let wanted = Wanted { voters: record.replicas.iter().copied().collect(), learners: BTreeSet::new() };
+            let change = next_change(&now, &wanted, |node| caught_up(&group.raft, node));
+            match (change, now.voters.as_slice()) {
+                (Some(change), _) => make(&format!("shard {}", group.shard), &group.raft, change).await?,
+                (None, [voters]) if now.at > record.voters_at => {
+                    let voters = voters.iter().copied().collect();
+                    let report = MetaCall::Placed { shard: group.shard, voters, at: now.at };
+                    if let Err(error) = proposals.ask(report, REPORT_DEADLINE).await {
+                        tracing::debug!(shard = %group.shard, %error, "could not report the shard's voters yet");
+                    }
+                }
+                (None, _) => {}
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Brings the meta group one change nearer to having every member in it. For its leader.
+pub(super) async fn tend_meta(proposals: &Proposals, state: &MetaState) -> anyhow::Result<()> {
+    let now = present(&proposals.meta);
+    let voting: Vec<NodeId> = now.voters.iter().flatten().copied().collect();
+    let voters: BTreeSet<NodeId> = meta_voters(state.settled_nodes(), &voting).into_iter().collect();
+    let learners = state.settled_nodes().filter(|node| !voters.contains(node)).collect();
+    match next_change(&now, &Wanted { voters, learners }, |node| caught_up(&proposals.meta, node)) {
+        Some(change) => make("meta", &proposals.meta, change).await,
+        None => Ok(()),
+    }
+}
+
+fn present<SM: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>) -> Present {
+    let metrics = raft.metrics();
+    let now = metrics.borrow_watched();
+    let stored = &now.membership_config;
+    Present {
+        voters: stored.membership().get_joint_config().clone(),
+        learners: stored.membership().learner_ids().collect(),
+        at: stored.log_id().map_or(0, |id| id.index),
+    }
+}
+
+fn caught_up<SM: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>, node: NodeId) -> bool {
+    lag(raft, node).is_some_and(|lag| lag <= LAG_MAX)
+}
+
+/// Entries a member lacks; `None` if this node does not lead or has not heard from it.
+pub(super) fn lag<SM: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>, node: NodeId) -> Option<u64> {
+    let metrics = raft.metrics();
+    let now = metrics.borrow_watched();
+    let matched = now.replication.as_ref()?.get(&node)?.as_ref()?.index;
+    Some(now.last_log_index.unwrap_or(0).saturating_sub(matched))
+}
+
+/// Makes one change. One that is refused or takes too long is looked at again later; only a dead core is an error.
+async fn make<SM: RaftStateMachine<TypeConfig>>(
+    name: &str,
+    raft: &Raft<TypeConfig, SM>,
+    change: Change,
+) -> anyhow::Result<()> {
+    tracing::info!(group = name, ?change, "changing a group's membership");
+    let changing = async {
+        match &change {
+            Change::AddLearner(node) => raft.add_learner(*node, (), false).await,
+            Change::SetVoters(voters) => {
+                raft.change_membership(ChangeMembers::ReplaceAllVoters(voters.clone()), false).await
+            }
+        }
+    };
+    match tokio::time::timeout(CHANGE_DEADLINE, changing).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(openraft::error::RaftError::Fatal(fatal))) => anyhow::bail!("the Raft core has ended: {fatal}"),
+        Ok(Err(error)) => {
+            tracing::debug!(group = name, %error, "a change of membership was refused");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!(group = name, ?change, "a change of membership is not committed yet; it goes on");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    fn now(voters: &[&[u64]], learners: &[u64]) -> Present {
+        Present { voters: voters.iter().map(|ids| set(ids)).collect(), learners: set(learners), at: 7 }
+    }
+
+    fn next(now: &Present, voters: &[u64], caught_up: &[u64]) -> Option<Change> {
+        let wanted = Wanted { voters: set(voters), learners: BTreeSet::new() };
+        next_change(now, &wanted, |node| caught_up.contains(&node.0))
+    }
+
+    #[test]
+    fn a_replica_learns_before_it_votes() {
+        assert_eq!(next(&now(&[&[1]], &[]), &[1, 2], &[]), Some(Change::AddLearner(NodeId(2))));
+        assert_eq!(next(&now(&[&[1]], &[2]), &[1, 2], &[]), None, "it has not caught up");
+        assert_eq!(next(&now(&[&[1]], &[2]), &[1, 2], &[2]), Some(Change::SetVoters(set(&[1, 2]))));
+        assert_eq!(next(&now(&[&[1, 2]], &[]), &[1, 2], &[2]), None);
+    }
+
+    #[test]
+    fn half_a_change_is_completed_first() {
+        let half = now(&[&[1], &[1, 2]], &[3]);
+        assert_eq!(next(&half, &[1, 2, 3], &[3]), Some(Change::SetVoters(set(&[1, 2]))));
+    }
+
+    #[test]
+    fn a_group_without_a_membership_is_left_alone() {
+        assert_eq!(next(&now(&[], &[]), &[1], &[1]), None);
+    }
+
+    proptest! {
+        /// From any membership, in whatever order learners catch up, the changes end where they should, and no voter is added that had not caught up.
+        #[test]
+        fn changes_end_where_they_should(wanted in prop::collection::btree_set(1u64..9, 1..6), start in 1u64..9, slow in 0usize..8) {
+            let wanted = Wanted { voters: wanted.into_iter().map(NodeId).collect(), learners: set(&[9]) };
+            let mut now = now(&[&[start]], &[]);
+            let mut patience = slow;
+            for _ in 0..100 {
+                match next_change(&now, &wanted, |_| patience == 0) {
+                    Some(Change::AddLearner(node)) => { now.learners.insert(node); }
+                    Some(Change::SetVoters(voters)) => {
+                        prop_assert_eq!(patience, 0);
+                        now.learners.retain(|node| !voters.contains(node));
+                        now.voters = vec![voters];
+                    }
+                    None if patience > 0 => patience -= 1,
+                    None => break,
+                }
+            }
+            prop_assert!(now.voters[0].is_superset(&wanted.voters) && now.learners == set(&[9]));
+        }
+    }
+}
