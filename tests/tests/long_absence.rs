@@ -20,13 +20,15 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// The smallest bound there is, for all shards together.
 const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// What the log's folder may have at any time: the bound for what is kept, as much again that the files being emptied hold,
-/// and the newest files of 1 MiB.
-const LOG_FOLDER_BYTES_MAX: u64 = 3 * LOG_BYTES_MAX;
+/// The smallest bound of what a shard has in memory, and so in the log before its checkpoint.
+const HOT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const SHARDS: u64 = 8;
 
-/// With 16 KiB each, messages that fill the log several times over.
+/// What the log's folder may have at any time: what is kept and what no checkpoint has yet, and as much again in files that are
+/// not emptied yet. Twice as much passes through it in the first test.
+const LOG_FOLDER_BYTES_MAX: u64 = 2 * (LOG_BYTES_MAX + SHARDS * HOT_BYTES_MAX);
+
 const BODY_LEN: usize = 16 * 1024;
-const MESSAGES_AWAY: usize = 2_500;
 
 /// What a node logs when it begins to take in a snapshot, and when it has one.
 const TAKING: &str = "taking in a snapshot";
@@ -43,7 +45,7 @@ async fn begin(seed: &Seed) -> Scene {
     let cluster = Cluster::start_with(options).await.unwrap();
     let oracle = Arc::new(Oracle::new());
     let everybody = users("user-", 40).unwrap();
-    let style = Style { depth: 20, pace: Some(Pace::steady(400)) };
+    let style = Style { depth: 20, pace: Some(Pace::steady(800)) };
     let mut traffic = Traffic::new();
     for (at, user) in everybody.iter().take(6).enumerate() {
         let client = cluster.client_at(user, "sender", at % 3).await.unwrap();
@@ -57,8 +59,8 @@ async fn begin(seed: &Seed) -> Scene {
 
 impl Scene {
     /// Sends so much that no log reaches back to where it began, and looks at the log's folders meanwhile.
-    async fn outrun_the_log(&self) {
-        let until = self.oracle.acked() + MESSAGES_AWAY;
+    async fn outrun_the_log(&self, messages: usize) {
+        let until = self.oracle.acked() + messages;
         wait_for("messages enough to outrun the log", DEADLINE, async || {
             for index in self.cluster.running() {
                 let bytes = self.cluster.node(index).disk_bytes("log");
@@ -103,7 +105,7 @@ async fn a_node_away_for_long_comes_back_by_snapshot_while_traffic_flows() {
     let mut scene = begin(&seed).await;
     let away = seed.rng("who").random_range(0..3);
     scene.cluster.kill9(away).unwrap();
-    scene.outrun_the_log().await;
+    scene.outrun_the_log(10_000).await;
     scene.cluster.start_node(away).unwrap();
     // Every shard: none of their logs reaches back.
     scene.wait_logged(away, INSTALLED, 8).await;
@@ -118,7 +120,7 @@ async fn death_of_either_side_in_the_middle_of_a_snapshot_is_survived() {
     let away = rng.random_range(0..3);
     for round in 0..rounds(2) {
         scene.cluster.kill9(away).unwrap();
-        scene.outrun_the_log().await;
+        scene.outrun_the_log(2_000).await;
         let said = scene.cluster.node(away).count_logged(TAKING);
         scene.cluster.start_node(away).unwrap();
         scene.wait_logged(away, TAKING, said + 1 + rng.random_range(0..4)).await;

@@ -22,7 +22,7 @@ use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire::decode_append;
 use super::refused::Refused;
 use super::rpc::{Method, RpcHandler};
-use super::snapshots::{SnapshotData, SnapshotMeta, SnapshotOf};
+use super::snapshots::{self, SnapshotData, SnapshotMeta, SnapshotOf};
 use crate::routing::wire;
 use crate::surroundings::Clock;
 
@@ -86,11 +86,12 @@ impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer fo
         file: Arc<SnapshotFile>,
     ) -> BoxFuture<'_, Result<Vote, String>> {
         Box::pin(async move {
-            let snapshot = SnapshotOf { meta, snapshot: SnapshotData::File(file) };
+            let snapshot = SnapshotOf { meta, snapshot: SnapshotData::File(file.clone()) };
             let installed = match group {
                 META_GROUP => self.meta.install_full_snapshot(vote, snapshot).await,
                 _ => self.shard(group)?.raft.install_full_snapshot(vote, snapshot).await,
             };
+            snapshots::remove(&file);
             installed.map(|response| response.vote).map_err(|fatal| fatal.to_string())
         })
     }

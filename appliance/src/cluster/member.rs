@@ -141,6 +141,8 @@ impl Member {
         let clients = Arc::new(RpcClients::default());
         serve_calls(supervisor, &options.transport, clients.set_peers(&options.peers));
 
+        // Halves of copies that this node was making or taking in when it died.
+        iris_store::snapshot::clear_old(&options.snapshot_dir, &[])?;
         let meta_log = options.log.group(META_REGION);
         let (log, durable) = LogStore::open(meta_log.clone())?;
         let outgoing = Outgoing::new(meta_log.clone(), options.snapshot_dir.clone());

@@ -120,7 +120,7 @@ impl Outgoing {
         if reached && fresh {
             return Some(file);
         }
-        *state = State::default();
+        drop_file(&mut state);
         None
     }
 
@@ -148,7 +148,7 @@ impl Outgoing {
 
     /// A follower has it whole.
     pub(super) fn done(&self) {
-        *self.lock() = State::default();
+        drop_file(&mut self.lock());
     }
 
     /// The log must be kept behind this index.
@@ -158,6 +158,20 @@ impl Outgoing {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever still reads the file goes on doing so.
+fn drop_file(state: &mut State) {
+    if let Some(file) = std::mem::take(state).file {
+        remove(&file);
+    }
+}
+
+/// Removes a file that nobody needs any more. One that stays costs room until the next start, no more.
+pub(super) fn remove(file: &SnapshotFile) {
+    if let Err(error) = std::fs::remove_file(file.path()) {
+        tracing::warn!(path = %file.path().display(), %error, "a snapshot that is not needed any more can't be removed");
     }
 }
 

@@ -138,7 +138,7 @@ section! {
         /// in each of 8 shards leave most of a node's 512 MiB for the rest.
         hot_bytes_max: u64 = 16 * 1024 * 1024;
         /// Bytes of log kept for members that were away for a while: they get what they lack from it, and a copy of everything
-        /// if they were away for longer. Once more as much may be in use while old files are emptied.
+        /// if they were away for longer. Its folder may have up to four times as much while old files are being emptied.
         log_bytes_max: u64 = 256 * 1024 * 1024;
         /// Hours a message's key is remembered, so that a repeated send is told from a new one: 8 days, one more than a
         /// client's outbox may hold a message. Fixed when the cluster is founded, the same on every member.
