@@ -21,6 +21,16 @@ pub enum StoreError {
         /// SQLite's own words.
         source: Arc<rusqlite::Error>,
     },
+    /// sled failed in a way of its own.
+    #[error("{path}: {action} failed: {why}. Start again; if it stays, this node's data is damaged: keep a copy of the data folder", path = .path.display())]
+    Sled {
+        /// The store's folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// sled's own words.
+        why: String,
+    },
     /// The operating system failed.
     #[error("{path}: {action} failed: {source}", path = .path.display())]
     Io {

@@ -140,12 +140,19 @@ fn buckets_go_as_a_whole(open: Open<'_>) {
     let many: Vec<u64> = (100..2_600).collect();
     Batch::new(4).keys(2, &many).write(&*warm, 5);
     Batch::new(5).keys(3, &[5_000]).bucket_gone(0).bucket_gone(2).bucket_gone(77).write(&*warm, 5);
-    for warm in [warm, open()] {
-        assert_eq!((keys(&*warm, 5, 0), keys(&*warm, 5, 2)), (vec![], vec![]));
-        assert_eq!(find(&*warm, 5, 2, &[(100, "sender 100")]), [None]);
-        assert_eq!((keys(&*warm, 5, 1), keys(&*warm, 5, 3)), (vec![2, 9], vec![5_000]));
-        assert_eq!(keys(&*warm, 1, 0), [10, 11, 12], "of this shard only");
-    }
+    now_and_reopened(open, warm, |warm| {
+        assert_eq!((keys(warm, 5, 0), keys(warm, 5, 2)), (vec![], vec![]));
+        assert_eq!(find(warm, 5, 2, &[(100, "sender 100")]), [None]);
+        assert_eq!((keys(warm, 5, 1), keys(warm, 5, 3)), (vec![2, 9], vec![5_000]));
+        assert_eq!(keys(warm, 1, 0), [10, 11, 12], "of this shard only");
+    });
+}
+
+/// What holds now must hold after a restart.
+pub(super) fn now_and_reopened(open: Open<'_>, warm: Arc<dyn WarmStore>, check: impl Fn(&dyn WarmStore)) {
+    check(&*warm);
+    drop(warm);
+    check(&*open());
 }
 
 /// One checkpoint in the making.

@@ -7,6 +7,7 @@
 //! point leaves the old shard or the new one, and other shards' checkpoints never wait for long (docs/decisions/0007).
 
 mod record;
+mod sled;
 mod sqlite;
 mod turns;
 mod types;
@@ -19,6 +20,7 @@ use crate::StoreError;
 use crate::state::{Entry, PageLimits};
 
 pub(crate) use record::{decode_record, encode_record};
+pub use sled::SledWarm;
 pub use sqlite::Warm;
 pub use types::{
     BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupKey, DedupRow, Finding, InboxChange, ShardRow, Trim,

@@ -127,7 +127,7 @@ pub struct Changes<'a> {
     pub inboxes: &'a [InboxChange<'a>],
     /// What goes from the inboxes, the new entries included.
     pub trims: &'a [Trim],
-    /// Cursors that moved or were seen: neither field of one moves back.
+    /// Cursors that moved or were seen, one row a device: neither field of one moves back.
     pub cursors: &'a [CursorRow],
     /// Devices that are no longer known. Removed before `cursors` is written, so that one known again begins anew.
     pub cursors_removed: &'a [(UserId, DeviceId)],

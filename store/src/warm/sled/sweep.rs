@@ -1,0 +1,108 @@
+//! Deletes what nobody reads any more, in steps that let checkpoints pass: sled deletes slowly, and a batch's size is memory.
+
+use std::collections::HashSet;
+
+use super::journal::Op;
+use super::layout::{self, Kind};
+use super::{Inner, STEP_OPS};
+use crate::StoreError;
+use crate::warm::turns::lock;
+
+/// Steps after one checkpoint: 20,000 rows, more than a node on sled should take in between two.
+const STEPS_MAX: usize = 100;
+
+const ACTION: &str = "removing what is no longer needed";
+
+impl Inner {
+    /// What a checkpoint leaves to do.
+    pub(super) fn sweep(&self) -> Result<(), StoreError> {
+        for _ in 0..STEPS_MAX {
+            let _turn = self.writer.patient();
+            self.check_poison()?;
+            if !self.garbage_step()? && !self.trimmed_step()? && !self.dropped_step()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes every slot that nobody reads and nobody fills.
+    pub(super) fn remove_garbage(&self) -> Result<(), StoreError> {
+        loop {
+            let _turn = self.writer.patient();
+            self.check_poison()?;
+            if !self.garbage_step()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes some rows of a slot on the list, and when none is left, takes it off. Whether there was one.
+    fn garbage_step(&self) -> Result<bool, StoreError> {
+        let Some(slot) = self.garbage()? else { return Ok(false) };
+        for kind in Kind::ALL {
+            if self.delete_some(kind, &slot.to_be_bytes(), |_| true)? > 0 {
+                return Ok(true);
+            }
+        }
+        // Not before its rows are gone for good.
+        self.flush()?;
+        self.writing(ACTION, self.trees.heads.remove(layout::garbage_key(slot)))?;
+        Ok(true)
+    }
+
+    /// One that a shard points to is none, whatever the list says.
+    fn garbage(&self) -> Result<Option<u32>, StoreError> {
+        let mut listed = Vec::new();
+        for found in self.trees.heads.scan_prefix(layout::GARBAGE_PREFIX).keys() {
+            let key = self.told(ACTION, found)?;
+            listed.extend(layout::number(&key).map(u32::from_be_bytes));
+        }
+        if listed.is_empty() {
+            return Ok(None);
+        }
+        let mut used: HashSet<u32> = lock(&self.installing).clone();
+        for shard in self.shards()? {
+            used.extend(self.head(shard)?.map(|head| head.slot));
+        }
+        Ok(listed.into_iter().find(|slot| !used.contains(slot)))
+    }
+
+    fn trimmed_step(&self) -> Result<bool, StoreError> {
+        let Some((key, value)) = self.told(ACTION, self.trees.of(Kind::Trimmed).first())? else { return Ok(false) };
+        let up_to = layout::check_id(&key, &value).map_err(|why| self.damaged("a trim", why))?;
+        let end = [&key[..], &up_to.0.to_be_bytes()].concat();
+        let deleted = self.delete_some(Kind::Entries, &key, |entry| entry <= &end[..])?;
+        if deleted < STEP_OPS {
+            // Later than its entries: without it they would come back to life.
+            self.flush()?;
+            self.apply([Op { kind: Kind::Trimmed, key: key.to_vec(), value: None }])?;
+        }
+        Ok(true)
+    }
+
+    fn dropped_step(&self) -> Result<bool, StoreError> {
+        let Some((key, value)) = self.told(ACTION, self.trees.of(Kind::Dropped).first())? else { return Ok(false) };
+        layout::check(&key, &value).map_err(|why| self.damaged("the removal of a bucket", why))?;
+        if self.delete_some(Kind::Dedup, &key, |_| true)? < STEP_OPS {
+            self.flush()?;
+            self.apply([Op { kind: Kind::Dropped, key: key.to_vec(), value: None }])?;
+        }
+        Ok(true)
+    }
+
+    /// Deletes rows with a prefix, ascending, as long as they are wanted gone and not more than a step's; how many.
+    fn delete_some(&self, kind: Kind, prefix: &[u8], gone: impl Fn(&[u8]) -> bool) -> Result<usize, StoreError> {
+        let mut ops = Vec::new();
+        for found in self.trees.of(kind).scan_prefix(prefix).keys().take(STEP_OPS) {
+            let key = self.told(ACTION, found)?;
+            if !gone(&key) {
+                break;
+            }
+            ops.push(Op { kind, key: key.to_vec(), value: None });
+        }
+        let deleted = ops.len();
+        self.apply(ops)?;
+        Ok(deleted)
+    }
+}
