@@ -4,7 +4,7 @@
 mod support;
 
 use iris_p2p::{AddressBook, DownCause, Identity, LinkConfig, Member, PeerState, Source};
-use support::{Node, Transport, config, identities, within};
+use support::{Node, Transport, config, identities, socket, within};
 
 /// Known addresses of `peer` in a node's book: text, source, and whether it ever worked.
 fn known(node: &Node, peer: iris_p2p::PeerKey) -> Vec<(String, Source, bool)> {
@@ -39,7 +39,7 @@ async fn the_name_that_was_dialled_is_kept_and_what_it_stood_for_is_remembered()
     let (caller, called) = identities();
     let called = Node::start(called, config(Transport::Tcp.any_port()), vec![]).await;
     called.links.set_members(vec![Member { key: caller.peer_id(), addrs: vec![] }]);
-    let named = format!("/dns4/localhost/tcp/{}", called.socket().port());
+    let named = format!("/dns4/localhost/tcp/{}", socket(&called.addr()).port());
     let member = Member { key: called.key(), addrs: vec![named.parse().unwrap()] };
     let caller = Node::start(caller, config(Transport::Tcp.any_port()), vec![member]).await;
     caller.up(called.key()).await;

@@ -63,19 +63,29 @@ async fn one_connection(low: &Node, high: &Node) {
 }
 
 #[tokio::test]
-async fn simultaneous_dials_on_two_transports_settle_on_one_connection() {
+async fn crossing_dials_on_two_transports_settle_on_one_connection() {
     for _ in 0..10 {
         let listen = vec![Transport::Tcp.any_port(), Transport::Quic.any_port()];
         let both = LinkConfig { listen, ..LinkConfig::default() };
         let (low, high) = identities();
-        let mut low = Node::start(low, both.clone(), vec![]).await;
-        let mut high = Node::start(high, both, vec![]).await;
+        // Four dials, collected before any of them gets through.
+        let mut gates = Vec::new();
+        for transport in [Transport::Tcp, Transport::Quic, Transport::Tcp, Transport::Quic] {
+            gates.push(Relay::listen(transport).await);
+        }
+        let addrs = |gates: &[Relay]| gates.iter().map(Relay::addr).collect();
+        let low_member = Member { key: low.peer_id(), addrs: addrs(&gates[..2]) };
+        let high_member = Member { key: high.peer_id(), addrs: addrs(&gates[2..]) };
+        let mut low = Node::start(low, both.clone(), vec![high_member]).await;
+        let mut high = Node::start(high, both, vec![low_member]).await;
         low.echo();
         high.echo();
-        let (low_member, high_member) = (low.as_member(), high.as_member());
-        assert_eq!((low_member.addrs.len(), high_member.addrs.len()), (2, 2));
-        low.links.set_members(vec![high_member]);
-        high.links.set_members(vec![low_member]);
+        for gate in &gates {
+            within("a dial", gate.count().wait_for(|count| count.accepted == 1)).await.unwrap();
+        }
+        let behind = [low.links.listen_addrs(), high.links.listen_addrs()].concat();
+        assert_eq!(behind.len(), gates.len());
+        gates.iter().zip(&behind).for_each(|(gate, addr)| gate.forward_to_addr(addr));
         within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
         one_connection(&low, &high).await;
         let states = (low.links.watch().borrow().clone(), high.links.watch().borrow().clone());

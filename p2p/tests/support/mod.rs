@@ -66,13 +66,6 @@ impl Node {
         self.links.listen_addrs()[0].clone()
     }
 
-    /// Where it listens, whichever transport it is.
-    pub fn socket(&self) -> SocketAddr {
-        let text = self.addr().to_string();
-        let parts: Vec<&str> = text.split('/').collect();
-        format!("{}:{}", parts[2], parts[4]).parse().unwrap()
-    }
-
     /// This node as others list it.
     pub fn as_member(&self) -> Member {
         Member { key: self.key(), addrs: self.links.listen_addrs() }
@@ -140,6 +133,13 @@ pub async fn pair_with(config: LinkConfig) -> (Node, Node) {
     low.links.set_members(vec![high.as_member()]);
     within("both up", async { tokio::join!(low.up(high.key()), high.up(low.key())) }).await;
     (low, high)
+}
+
+/// The socket behind an IPv4 address, whichever transport it is.
+pub fn socket(addr: &PeerAddr) -> SocketAddr {
+    let text = addr.to_string();
+    let parts: Vec<&str> = text.split('/').collect();
+    format!("{}:{}", parts[2], parts[4]).parse().unwrap()
 }
 
 /// Looks until it holds.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
 
-use super::{Node, Transport};
+use super::{Node, Transport, socket};
 
 /// Datagrams that wait for a target; QUIC sends again what was dropped.
 const DATAGRAMS_MAX: usize = 64;
@@ -75,7 +75,11 @@ impl Relay {
     }
 
     pub fn forward_to(&self, node: &Node) {
-        self.target.send_replace(Some(node.socket()));
+        self.forward_to_addr(&node.addr());
+    }
+
+    pub fn forward_to_addr(&self, addr: &PeerAddr) {
+        self.target.send_replace(Some(socket(addr)));
     }
 
     pub fn forwarding(&self, on: bool) {
