@@ -224,6 +224,8 @@ fn a_member_known_by_its_key_alone_is_dialled_once_it_is_found() {
     peer.addr_found(now);
     assert_eq!(down(&peer), Some(DownCause::Connecting));
     assert_eq!(words(&peer.tick(now + Duration::from_millis(225))), ["dial"]);
+    peer.dial_failed(DownCause::Unreachable, now);
+    assert_eq!(words(&peer.tick(now + Duration::from_secs(3))), ["dial"], "and again");
     peer.addr_gone(false);
     assert_eq!(down(&peer), Some(DownCause::NoAddress));
     peer.dial_failed(DownCause::Unreachable, now);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::floors::Floor;
 use super::latency::Latencies;
+use super::links::{self, LinkRow};
 use super::load::{Load, Measured};
 use super::restart::Restarts;
 
@@ -27,6 +28,8 @@ pub struct Figures {
     pub rows: Vec<Row>,
     /// Loopback round trip.
     pub round_trip: Floor,
+    /// Links under bulk.
+    pub links: Vec<LinkRow>,
     /// One gap per kill.
     pub gaps: Option<Latencies>,
     /// Restarts of a full node.
@@ -49,6 +52,7 @@ pub fn render(figures: &Figures) -> String {
     throughput(&mut out, figures);
     cost(&mut out, figures);
     time(&mut out, figures);
+    out.push_str(&links::render(&figures.links));
     if let Some(gaps) = &figures.gaps {
         let _ = write!(
             out,
@@ -193,7 +197,7 @@ mod tests {
             rss_bytes: 1 << 26,
         };
         let restarts = Some(restarts);
-        let text = render(&Figures { rows, round_trip: floor, gaps: Some(latencies), restarts, machine });
+        let text = render(&Figures { rows, round_trip: floor, links: Vec::new(), gaps: Some(latencies), restarts, machine });
         assert!(text.contains("| kill -9 | 2000 | 500 | 4.0 |"), "{text}");
         assert!(text.contains("| 3 | 64 | 1 | 500 | 1000 | 0.50 |"), "{text}");
         for table in text.split("\n\n").filter(|part| part.starts_with('|')) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use iris_tests::bench::floors::{self, Floor};
+use iris_tests::bench::links;
 use iris_tests::bench::load::{Load, measure};
 use iris_tests::bench::report::{Figures, Row, render};
 use iris_tests::bench::restart::restarts;
@@ -35,6 +36,9 @@ struct Arguments {
     /// Messages in a node that is restarted; 0 leaves restarts out.
     #[arg(long, default_value_t = 1_000_000)]
     restart_entries: u64,
+    /// Only the links between nodes, no cluster.
+    #[arg(long)]
+    only_links: bool,
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,11 @@ fn main() -> ExitCode {
 
 async fn bench(arguments: &Arguments) -> anyhow::Result<String> {
     let (run, warm_up) = (Duration::from_secs(arguments.seconds), Duration::from_secs(arguments.warm_up));
+    eprintln!("bench: a link between nodes under bulk");
+    let links = Box::pin(links::measure(run)).await?;
+    if arguments.only_links {
+        return Ok(links::render(&links));
+    }
     let scratch = tempfile::Builder::new().prefix("iris-bench-").tempdir()?;
     eprintln!("bench: floor: loopback round trip");
     let round_trip = floors::round_trip(arguments.bytes, run).await?;
@@ -90,7 +99,7 @@ async fn bench(arguments: &Arguments) -> anyhow::Result<String> {
             Some(Box::pin(restarts(entries)).await?)
         }
     };
-    Ok(render(&Figures { rows, round_trip, gaps, restarts, machine: machine() }))
+    Ok(render(&Figures { rows, round_trip, links, gaps, restarts, machine: machine() }))
 }
 
 async fn kill_gaps(kills: usize) -> anyhow::Result<Latencies> {
