@@ -18,7 +18,7 @@ use crate::wait::within;
 const PING_BYTES: usize = 100;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks on their way without an acknowledgement.
-const WINDOW: usize = 4;
+const WINDOWS: [usize; 3] = [4, 2, 1];
 /// Between a call and the next: a sender that never pauses measures the scheduler.
 const PAUSE: Duration = Duration::from_micros(500);
 const UP_WITHIN: Duration = Duration::from_secs(10);
@@ -29,22 +29,26 @@ const WINDOWED: StreamKind = StreamKind(3);
 
 /// What runs beside the small calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Beside {
+pub enum Beside {
+    /// Nothing: the base of the ratios.
     Nothing,
-    Bulk(StreamKind),
+    /// As much as the link takes.
+    Flood,
+    /// At most so many chunks that were not acknowledged.
+    Window(usize),
 }
 
-/// One measured transport.
+/// One measured case.
 #[derive(Debug, Clone)]
 pub struct LinkRow {
-    /// Its name.
+    /// What it ran on.
     pub transport: &'static str,
-    /// Round trips without bulk.
-    pub idle: Latencies,
-    /// Beside bulk without limit, and the bulk's bytes a second.
-    pub flood: (Latencies, f64),
-    /// Beside bulk under the window, and the bulk's bytes a second.
-    pub windowed: (Latencies, f64),
+    /// What ran beside the small calls.
+    pub beside: Beside,
+    /// Round trips of the small calls.
+    pub latencies: Latencies,
+    /// Bytes a second of the other stream.
+    pub bulk_per_s: f64,
 }
 
 /// Measures TCP and QUIC, `run` for each figure.
@@ -55,10 +59,10 @@ pub async fn measure(run: Duration) -> anyhow::Result<Vec<LinkRow>> {
     let mut rows = Vec::new();
     for (transport, listen) in [("TCP, noise, yamux", "127.0.0.1:0"), ("QUIC", "/ip4/127.0.0.1/udp/0/quic-v1")] {
         let pair = Pair::start(listen.parse()?).await?;
-        let (idle, _) = Box::pin(pair.figure(Beside::Nothing, run)).await?;
-        let flood = Box::pin(pair.figure(Beside::Bulk(FLOOD), run)).await?;
-        let windowed = Box::pin(pair.figure(Beside::Bulk(WINDOWED), run)).await?;
-        rows.push(LinkRow { transport, idle, flood, windowed });
+        for beside in [Beside::Nothing, Beside::Flood].into_iter().chain(WINDOWS.map(Beside::Window)) {
+            let (latencies, bulk_per_s) = Box::pin(pair.figure(beside, run)).await?;
+            rows.push(LinkRow { transport, beside, latencies, bulk_per_s });
+        }
         pair.stop();
     }
     Ok(rows)
@@ -69,25 +73,30 @@ pub async fn measure(run: Duration) -> anyhow::Result<Vec<LinkRow>> {
 pub fn render(rows: &[LinkRow]) -> String {
     let mut out = format!(
         "\n## A link under bulk\n\nRound trips of {PING_BYTES} bytes on one stream of a link, while another stream of the same link carries nothing, as much as it can, or \
-         at most {WINDOW} chunks of {} KiB that the other side has not acknowledged.\n\n\
+         a window of 4, 2 or 1 chunks of {} KiB that the other side has not acknowledged.\n\n\
          | transport | bulk | bulk MB/s | p50 us | p99 us | p50 to idle | p99 to idle |\n|---|---|---|---|---|---|---|\n",
         CHUNK_BYTES / 1024
     );
+    let us = |row: &LinkRow, percent| row.latencies.percentile_ms(percent) * 1_000.0;
     for row in rows {
-        let us = |latencies: &Latencies, percent| latencies.percentile_ms(percent) * 1_000.0;
-        let nothing = (row.idle.clone(), 0.0);
-        for (name, (latencies, per_s)) in [("none", &nothing), ("unlimited", &row.flood), ("window", &row.windowed)] {
-            let (p50, p99) = (us(latencies, 50.0), us(latencies, 99.0));
-            // Writing to a String can't fail.
-            let _ = writeln!(
-                out,
-                "| {} | {name} | {:.0} | {p50:.0} | {p99:.0} | {:.1} | {:.1} |",
-                row.transport,
-                per_s / 1e6,
-                p50 / us(&row.idle, 50.0).max(1.0),
-                p99 / us(&row.idle, 99.0).max(1.0),
-            );
-        }
+        let idle = rows.iter().find(|base| base.transport == row.transport && base.beside == Beside::Nothing);
+        let ratio = |percent| us(row, percent) / idle.map_or(f64::NAN, |idle| us(idle, percent)).max(1.0);
+        let name = match row.beside {
+            Beside::Nothing => "none".to_owned(),
+            Beside::Flood => "unlimited".to_owned(),
+            Beside::Window(chunks) => format!("window of {chunks}"),
+        };
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            out,
+            "| {} | {name} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
+            row.transport,
+            row.bulk_per_s / 1e6,
+            us(row, 50.0),
+            us(row, 99.0),
+            ratio(50.0),
+            ratio(99.0),
+        );
     }
     out
 }
@@ -129,16 +138,14 @@ impl Pair {
     async fn figure(&self, beside: Beside, run: Duration) -> anyhow::Result<(Latencies, f64)> {
         let until = Instant::now() + run;
         let pings = pings(self.near.open(self.far, PING).await?, until);
-        match beside {
-            Beside::Nothing => Ok((pings.await?, 0.0)),
-            Beside::Bulk(kind) => {
-                let stream = self.near.open(self.far, kind).await?;
-                let window = if kind == WINDOWED { WINDOW } else { usize::MAX };
-                let bulk = tokio::spawn(bulk(stream, window, until));
-                let latencies = pings.await?;
-                Ok((latencies, bulk.await?? as f64 / run.as_secs_f64()))
-            }
-        }
+        let (kind, window) = match beside {
+            Beside::Nothing => return Ok((pings.await?, 0.0)),
+            Beside::Flood => (FLOOD, usize::MAX),
+            Beside::Window(chunks) => (WINDOWED, chunks),
+        };
+        let bulk = tokio::spawn(bulk(self.near.open(self.far, kind).await?, window, until));
+        let latencies = pings.await?;
+        Ok((latencies, bulk.await?? as f64 / run.as_secs_f64()))
     }
 
     fn stop(self) {
@@ -214,12 +221,12 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn both_transports_are_measured_and_every_row_has_its_ratio() {
         let rows = measure(Duration::from_millis(200)).await.unwrap();
-        assert!(rows.iter().all(|row| row.idle.count() > 10 && row.flood.0.count() > 0 && row.windowed.0.count() > 10));
-        assert!(rows.iter().all(|row| row.flood.1 > 0.0 && row.windowed.1 > 0.0));
+        assert!(rows.iter().all(|row| row.latencies.count() > 0));
+        assert!(rows.iter().all(|row| (row.bulk_per_s > 0.0) == (row.beside != Beside::Nothing)));
         let text = render(&rows);
         let columns: Vec<usize> =
             text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [8; 8], "{text}");
+        assert_eq!(columns, [8; 12], "{text}");
         assert!(text.contains("| QUIC | none | 0 |") && text.contains("| 1.0 | 1.0 |"), "{text}");
     }
 }
