@@ -24,7 +24,8 @@ pub(crate) enum Event {
 
 pub(crate) struct NodeBehaviour {
     pub(crate) gate: LinkBehaviour,
-    pub(crate) discovery: Option<Discovery>,
+    /// In a box: most nodes of a test and all behind a router have none, and it is large.
+    pub(crate) discovery: Option<Box<Discovery>>,
 }
 
 impl NetworkBehaviour for NodeBehaviour {

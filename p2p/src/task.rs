@@ -384,13 +384,14 @@ impl Drop for LinksTask {
 }
 
 /// mDNS is a help, not a need: a machine without multicast still dials what it knows.
-fn discovery(local: PeerKey, config: &LinkConfig, members: &watch::Receiver<MemberMap>) -> Option<Discovery> {
+fn discovery(local: PeerKey, config: &LinkConfig, members: &watch::Receiver<MemberMap>) -> Option<Box<Discovery>> {
     if !config.discovers() {
         return None;
     }
     Discovery::new(local, members.clone())
         .inspect_err(|error| tracing::warn!(%error, "mDNS is not available; members are found by their addresses only"))
         .ok()
+        .map(Box::new)
 }
 
 fn swarm_config() -> libp2p::swarm::Config {
