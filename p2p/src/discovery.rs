@@ -43,12 +43,14 @@ pub(crate) struct Discovery {
     /// For a new start of the above, which hears of listeners only once.
     listening: Vec<(ListenerId, Multiaddr)>,
     heard: Heard,
+    /// How often it started over.
+    starts: u64,
 }
 
 impl Discovery {
     pub(crate) fn new(local: PeerKey, members: watch::Receiver<MemberMap>) -> io::Result<Discovery> {
         let mdns = start(local.id())?;
-        Ok(Discovery { local: local.id(), members, mdns, listening: Vec::new(), heard: Heard::default() })
+        Ok(Discovery { local: local.id(), members, mdns, listening: Vec::new(), heard: Heard::default(), starts: 0 })
     }
 
     /// Where a key was heard that was no member then, or has been one all along.
@@ -131,7 +133,12 @@ impl Discovery {
                 return Vec::new();
             }
         }
-        tracing::warn!(records = RECORDS_MAX, "too many mDNS announcements on this network; starting over");
+        self.starts += 1;
+        // Who makes up announcements must not fill the log either.
+        if self.starts.is_power_of_two() {
+            let (times, records) = (self.starts, RECORDS_MAX);
+            tracing::warn!(records, times, "too many mDNS announcements on this network; starting over");
+        }
         for (listener_id, addr) in &self.listening {
             self.mdns.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id: *listener_id, addr }));
         }

@@ -188,8 +188,11 @@ impl Links {
         self.0.published.connections.load().get(&peer).copied().unwrap_or(0)
     }
 
-    /// Where members may be found, and a way to wait for its changes, which are rare. Keep it and give it to the next start
-    /// in [`LinkConfig::book`]: then a member is found even if neither its description nor the network says where it is.
+    /// Where members may be found, and a way to wait for its changes. Keep it and give it to the next start in
+    /// [`LinkConfig::book`]: then a member is found even if neither its description nor the network says where it is.
+    ///
+    /// Changes are rare on an honest network, but anybody on it can make them as frequent as they like: whoever writes the
+    /// book to a disk leaves some seconds between two writes.
     pub fn book(&self) -> watch::Receiver<Arc<AddressBook>> {
         self.0.book.clone()
     }

@@ -14,6 +14,8 @@ pub enum Binary {
     LossyNode,
     /// Links of a node and nothing else.
     LinkNode,
+    /// Made-up announcements without end.
+    MdnsFlood,
 }
 
 impl Binary {
@@ -22,6 +24,7 @@ impl Binary {
             Self::Iris => "iris",
             Self::LossyNode => "lossy_node",
             Self::LinkNode => "link_node",
+            Self::MdnsFlood => "mdns_flood",
         }
     }
 

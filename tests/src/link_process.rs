@@ -81,6 +81,15 @@ impl LinkProcess {
         self.seen().into_iter().map(|(_, line)| line).collect()
     }
 
+    /// How many files and sockets it has open, by the kernel's count.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn open_files(&self) -> anyhow::Result<usize> {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        Ok(std::fs::read_dir(&folder).with_context(|| format!("reading {folder}"))?.count())
+    }
+
     fn seen(&self) -> Vec<(Instant, String)> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
