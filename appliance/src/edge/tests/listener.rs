@@ -1,5 +1,6 @@
 //! The listener over real sockets and TLS; time is the system's here.
 
+use futures::future::BoxFuture;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -7,14 +8,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::server::TlsStream as ServerStream;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Edge, EdgeParts};
+use super::super::{Edge, EdgeParts, SideDoor};
 use super::*;
 use crate::auth::pki;
+use crate::cluster::meta::Pki;
 
 /// A listening edge of a node that is not founded yet: nobody can log in.
 struct Listening {
+    pki: Pki,
+    tls: pki::ServerTls,
     edge: Arc<Edge<FakeRouter>>,
     address: SocketAddr,
     roots: RootCertStore,
@@ -29,22 +34,23 @@ impl Listening {
         let made = pki::found("test", &[], Surroundings::system().clock.unix_ms()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(made.ca_cert_pem.as_bytes()).unwrap()).unwrap();
+        let tls = pki::ServerTls::new(&made).unwrap();
         let (_, meta) = watch::channel(None);
         let edge = Edge::new(EdgeParts {
             router: FakeRouter::default(),
             meta,
-            tls: pki::ServerTls::new(&made).unwrap().config(),
+            tls: tls.config(),
             options,
             counters: Arc::default(),
             surroundings: Surroundings::system(),
             node: NodeId(1),
-            side_door: None,
+            side_door: Some(Arc::new(Hinge)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (serving, stopped) = (edge.clone(), stop.clone());
         let accepting = tokio::spawn(async move { serving.run(&listener, &stopped).await });
-        Self { edge, address, roots, stop, accepting }
+        Self { pki: made, tls, edge, address, roots, stop, accepting }
     }
 
     async fn dial(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
@@ -58,6 +64,22 @@ impl Listening {
         let socket = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from(pki::SERVER_NAME).unwrap();
         timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, socket)).await.expect("a handshake")
+    }
+}
+
+/// A door that says one word.
+struct Hinge;
+
+impl SideDoor for Hinge {
+    fn alpn(&self) -> &'static [u8] {
+        crate::admission::JOIN_ALPN
+    }
+
+    fn serve(&self, mut stream: ServerStream<TcpStream>, _: SocketAddr) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            stream.write_all(b"knock").await.unwrap();
+            stream.shutdown().await.unwrap();
+        })
     }
 }
 
@@ -93,6 +115,35 @@ async fn another_alpn_or_none_gets_no_session() {
         }
         wait_for("the connection's task to end", || listening.edge.is_empty().then_some(())).await;
     }
+}
+
+#[tokio::test]
+async fn the_side_door_speaks_its_own_protocol_and_no_session_does() {
+    let listening = Listening::new(|_| {}).await;
+    let mut stream = listening.dial(&[b"iris-join/1"]).await.unwrap();
+    let mut word = [0; 5];
+    timeout(PATIENCE, stream.read_exact(&mut word)).await.expect("a word").unwrap();
+    assert_eq!(&word, b"knock");
+    ends(&mut stream).await;
+}
+
+/// The names and the certificate's bytes change, the key stays, and who is connected notices nothing (D10).
+#[tokio::test]
+async fn a_new_certificate_is_shown_to_new_connections_and_old_sessions_live_on() {
+    let mut listening = Listening::new(|_| {}).await;
+    let mut old = listening.dial(&[b"iris/2"]).await.unwrap();
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let before = shown(&old);
+    let now_ms = Surroundings::system().clock.unix_ms();
+    listening.pki.leaf = pki::reissue("test", &listening.pki, &["nas".to_owned()], now_ms).unwrap();
+    listening.tls.update(&listening.pki).unwrap();
+    let new = listening.dial(&[b"iris/2"]).await.unwrap();
+    assert_ne!(shown(&new), before, "the new one is shown");
+    // The old connection still gets its answer, whatever it is.
+    let mut out = BytesMut::new();
+    hello("anything").encode(&mut out);
+    old.write_all(&out).await.unwrap();
+    assert_ne!(timeout(PATIENCE, old.read(&mut [0; 64])).await.expect("an answer").unwrap(), 0);
 }
 
 #[tokio::test]
