@@ -2,6 +2,7 @@
 //! serves, tokens and clients. Reads the cluster through the admin API only, as an operator does.
 
 mod access;
+mod joining;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,7 @@ enum Folder {
 pub struct Cluster {
     nodes: Vec<NodeProcess>,
     program: PathBuf,
+    settings: Settings,
     shards: u16,
     access: Access,
     dir: PathBuf,
@@ -120,18 +122,13 @@ impl Cluster {
         let nodes = ids.map(|id| NodeProcess::new(id, &dir)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut members = Vec::new();
         for node in &nodes {
-            members.push(MemberLine {
-                id: node.id.0,
-                key: identity(&iris, &node.data)?,
-                p2p: node.p2p_port.address(),
-                client: node.client_port.address(),
-            });
+            members.push(own_line(node, identity(&iris, &node.data)?));
         }
         for node in &nodes {
-            let text = render(node.id.0, &node.data, &members, &options.settings);
-            std::fs::write(&node.config, text).with_context(|| format!("writing {}", node.config.display()))?;
+            let own = own_line(node, String::new());
+            write_config(node, render(&own, &node.data, &members, &options.settings))?;
         }
-        Ok(Self { nodes, program, shards: 0, access: Access::default(), dir, folder })
+        Ok(Self { nodes, program, settings: options.settings, shards: 0, access: Access::default(), dir, folder })
     }
 
     /// How many nodes it has, running or not.
@@ -356,6 +353,15 @@ fn leaders_of(report: &StatusReport, running: &[usize]) -> Result<Leaders, NotYe
 
 fn index_of(id: NodeId) -> usize {
     usize::try_from(id.0).unwrap_or(usize::MAX).saturating_sub(1)
+}
+
+/// A node as a list of members has it.
+fn own_line(node: &NodeProcess, key: String) -> MemberLine {
+    MemberLine { id: node.id.0, key, p2p: node.p2p_port.address(), client: node.client_port.address() }
+}
+
+fn write_config(node: &NodeProcess, text: String) -> anyhow::Result<()> {
+    std::fs::write(&node.config, text).with_context(|| format!("writing {}", node.config.display()))
 }
 
 /// Makes a node's key and returns its public half.

@@ -42,17 +42,16 @@ pub fn node_name(id: u64) -> String {
     format!("node-{id}")
 }
 
-/// The file of node `id`.
+/// The file of node `own`; without members it founds a cluster alone, or joins one.
 #[must_use]
-pub fn render(id: u64, data: &Path, members: &[MemberLine], settings: &Settings) -> String {
-    let own = members.iter().find(|member| member.id == id);
-    let (client, p2p) = own.map_or(("", ""), |own| (own.client.as_str(), own.p2p.as_str()));
+pub fn render(own: &MemberLine, data: &Path, members: &[MemberLine], settings: &Settings) -> String {
+    let MemberLine { id, client, p2p, .. } = own;
     let mut text = String::new();
     // Writing to a String can't fail.
     let _ = writeln!(
         text,
         "[node]\nid = {id}\nname = {:?}\ndata = {:?}\nlisten = {client:?}\np2p = [{p2p:?}]\nadvertise = {client:?}",
-        node_name(id),
+        node_name(*id),
         data.display().to_string(),
     );
     for member in members {
@@ -85,10 +84,12 @@ mod tests {
             client: format!("127.0.0.1:2{id}"),
         };
         let settings = Settings::raised().with("raft", "heartbeat_ms", 50);
-        let text = render(2, Path::new("/tmp/d"), &[member(1), member(2)], &settings);
+        let text = render(&member(2), Path::new("/tmp/d"), &[member(1), member(2)], &settings);
         assert!(text.contains("id = 2\nname = \"node-2\"\ndata = \"/tmp/d\"\nlisten = \"127.0.0.1:22\""), "{text}");
         assert_eq!(text.matches("[[members]]").count(), 2);
         assert!(text.contains("[raft]\nheartbeat_ms = 50"), "{text}");
         assert!(text.contains("messages_per_s = 1000000"), "{text}");
+        let alone = render(&member(2), Path::new("/tmp/d"), &[], &settings);
+        assert!(alone.contains("127.0.0.1:22") && !alone.contains("members"), "{alone}");
     }
 }

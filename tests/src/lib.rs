@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod binaries;
 pub mod cluster;
+pub mod command;
 pub mod config_file;
 pub mod corpus;
 pub mod link_process;

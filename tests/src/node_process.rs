@@ -41,6 +41,8 @@ pub struct NodeProcess {
     pub client_port: Port,
     /// For peers.
     pub p2p_port: Port,
+    /// A file with a join token to start with.
+    pub join: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -59,6 +61,7 @@ impl NodeProcess {
             data,
             client_port: Port::take()?,
             p2p_port: Port::take()?,
+            join: None,
             child: None,
         })
     }
@@ -76,6 +79,9 @@ impl NodeProcess {
         self.p2p_port.release();
         let mut command = Command::new(program);
         command.arg("up").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
+        if let Some(token) = &self.join {
+            command.arg("--join").arg(format!("@{}", token.display()));
+        }
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         self.child = Some(command.spawn().with_context(|| format!("running {}", program.display()))?);
         Ok(())

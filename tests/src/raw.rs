@@ -90,6 +90,13 @@ impl RawConnection {
         }
     }
 
+    /// The certificate the node shows, DER.
+    #[must_use]
+    pub fn certificate(&self) -> Vec<u8> {
+        let chain = self.stream.get_ref().1.peer_certificates();
+        chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec()).unwrap_or_default()
+    }
+
     /// Says HELLO.
     ///
     /// # Errors

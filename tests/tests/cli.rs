@@ -6,43 +6,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use iris_tests::binaries::Binary;
 use iris_tests::cluster::Cluster;
+use iris_tests::command::{Ran, iris, run};
 use iris_tests::node_process::NodeProcess;
 use iris_tests::wait::{wait_for, within};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// What a command came to.
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn json(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-fn iris(arguments: &[&str]) -> Command {
-    let mut command = Command::new(Binary::Iris.path().unwrap());
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-async fn run(arguments: &[&str]) -> Ran {
-    let what = format!("iris {}", arguments.join(" "));
-    let output = within(&what, DEADLINE, iris(arguments).output()).await.unwrap().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let ran = Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-    eprintln!("{what}: {:?}\n{}{}", ran.code, ran.stdout, ran.stderr);
-    ran
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
