@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::{ListenerId, TransportError};
 use tokio::time::timeout;
 
@@ -26,6 +26,12 @@ impl LinksTask {
             timeout(LISTEN_WITHIN, self.listener_stands(id, &addr))
                 .await
                 .map_err(|_| StartError::ListenTimeout(LISTEN_WITHIN))??;
+            // A wildcard listener stands on every interface, and says so one by one: whoever asks next is told all of them.
+            while let Some(event) = self.swarm.select_next_some().now_or_never() {
+                if let Err(LinksError::ListenerEnded { reason, .. }) = self.on_swarm_event(event) {
+                    return Err(StartError::Listen { addr, source: io::Error::other(reason) });
+                }
+            }
         }
         Ok(())
     }

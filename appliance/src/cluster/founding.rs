@@ -114,7 +114,8 @@ pub(super) fn spawn_description(supervisor: &Supervisor, proposals: Arc<Proposal
                     () = stop.cancelled() => return Ok(()),
                     // Interfaces come and go without a word.
                     () = tokio::time::sleep(LOOK_AT_SELF_EVERY) => {}
-                    changed = view.changed() => changed?,
+                    // The state's publisher goes only when the node does.
+                    changed = view.changed() => if changed.is_err() { return Ok(()) },
                 }
             }
         }

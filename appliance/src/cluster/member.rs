@@ -196,6 +196,9 @@ impl Member {
             // Let in, and in the meta group only once it has been heard from.
             None => {
                 founding::spawn_description(supervisor, proposals.clone(), options.describe);
+                if meta_view.borrow().is_none() {
+                    tracing::info!(node = %options.node, "a member; waiting until the others send the cluster's state");
+                }
                 founding::wait_until_founded(&meta_view, stop).await?
             }
         };
