@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{self, Door, JoinToken};
 use crate::auth::pki;
 use crate::cluster::transport::over_links;
-use crate::cluster::{Leaderships, Member, MemberKeys, MemberOptions, RaftTiming, peek};
+use crate::cluster::{Leaderships, Member, MemberKeys, MemberOptions, RaftTiming, RetentionSettings, peek};
 use crate::config::Config;
 use crate::edge::{Edge, EdgeCounters, EdgeOptions, EdgeParts};
 use crate::routing::{Router, RouterParts};
@@ -176,6 +176,10 @@ impl Node {
                 warm: Arc::new(Warm::open(&data.join("inboxes.db"))?),
                 store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
                 checkpoint_every: Duration::from_millis(config.store.checkpoint_ms),
+                retention: RetentionSettings {
+                    keep: Duration::from_millis(config.store.retention_ms),
+                    device_expiry: Duration::from_millis(config.store.device_expiry_ms),
+                },
                 timing: RaftTiming {
                     heartbeat_ms: config.raft.heartbeat_ms,
                     election_ms_min: config.raft.election_ms_min,

@@ -11,6 +11,12 @@ pub const VNODES: u16 = 256;
 /// The vnode of a user.
 #[must_use]
 pub fn vnode_of(user: &UserId) -> VnodeId {
+    vnode_of_name(user.as_str())
+}
+
+/// The vnode of a user whose name was checked, and is only borrowed.
+#[must_use]
+pub fn vnode_of_name(user: &str) -> VnodeId {
     VnodeId(jump_hash(xxh3_64(user.as_bytes()), VNODES))
 }
 

@@ -14,13 +14,14 @@ pub mod testing;
 pub mod warm;
 
 pub use checked_file::{read_checked, write_checked};
-pub use command::{CommandError, Item, NewMessage, Outcome, decode_batch, encode_batch};
+pub use command::{CommandError, Item, KeysSeen, NewMessage, Outcome, decode_batch, encode_batch, encode_command};
 pub use error::StoreError;
 pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};
 pub use snapshot::{
     ShardSnapshot, SnapshotFile, SnapshotId, SnapshotManifest, SnapshotReceiver, SnapshotWriter, Subject,
 };
 pub use state::{
-    AppliedMark, ApplyReply, CheckpointReport, Entry, Page, PageLimits, ShardStats, ShardStore, StoreOptions,
+    AppliedMark, ApplyReply, CheckpointReport, DEDUP_IN_FLIGHT_KEYS_MAX, DEDUP_RECENT_KEYS, Entry, Page, PageLimits,
+    Resolution, RetentionLook, RetentionTimes, ShardStats, ShardStore, StoreOptions,
 };
 pub use warm::{Warm, WarmStore};

@@ -180,7 +180,8 @@ fn cursors_survive_and_an_unknown_one_is_zero() {
     let f = fixture(StoreOptions::default());
     let (inbox, phone) = (user("inbox"), DeviceId::new("phone").unwrap());
     apply(&f.store, &[message("a", 1, NOW_MS, "x")]);
-    let item = |cursor| Item::Cursor { user: inbox.clone(), device: phone.clone(), cursor };
+    let item =
+        |cursor| Item::Cursor { user: inbox.clone(), device: phone.clone(), cursor, seen: EntryId(NOW_MS << 16) };
     let last = f.store.last_stamp();
     assert_eq!(f.store.cursor(&inbox, &phone).unwrap(), EntryId::ZERO);
     assert_eq!(

@@ -68,11 +68,12 @@ impl Model {
     fn apply(&mut self, item: &Item) -> Outcome {
         match item {
             Item::Message(message) => self.message(message),
-            Item::Cursor { user, device, cursor } => {
+            Item::Cursor { user, device, cursor, .. } => {
                 let at = self.cursors.entry((user.clone(), device.clone())).or_default();
                 *at = (*at).max((*cursor).min(self.last));
                 Outcome::CursorMoved(*at)
             }
+            other => panic!("{other:?}"),
         }
     }
 
@@ -127,6 +128,7 @@ fn items(specs: &[Spec], clock_ms: &mut u64, last: EntryId) -> Vec<Item> {
             user: user(name),
             device: device(which),
             cursor: EntryId((last.0 + 100).saturating_sub(u64::from(back) << 14)),
+            seen: EntryId(*clock_ms << 16),
         },
     };
     specs.iter().map(item).collect()

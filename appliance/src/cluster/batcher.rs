@@ -3,19 +3,22 @@
 //! apply, that is after commit (A4).
 //!
 //! Order: a request is proposed whole, in one entry or not at all; requests are proposed in the order they came.
+//!
+//! Before a batch is proposed its keys are looked for among the shard's older ones (A3, `iris_store`'s dedup): fresh keys cost
+//! a few comparisons, and only what those can't exclude costs a look at the disk, off the runtime's threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use iris_protocol::HybridClock;
-use iris_protocol::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
-use iris_store::{Item, Outcome, encode_batch};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use iris_protocol::limits::BATCH_MESSAGES_MAX;
+use iris_store::{DEDUP_IN_FLIGHT_KEYS_MAX, Item, KeysSeen, Outcome, ShardStore, encode_command};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::{AppendRequest, Batch, Waiting};
 use super::group::ShardGroup;
 use super::raft_types::{Applied, Command};
 use super::refused::Refused;
@@ -27,19 +30,14 @@ pub(super) const REQUESTS_MAX: usize = 256;
 /// Entries proposed and not yet applied: one on its way to disk, one right behind it.
 const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 
-/// A request that waited this long is dropped: its edge has given up on it and may have had it done elsewhere.
-const REQUEST_AGE_MAX: Duration = Duration::from_secs(5);
-
 /// A proposal that takes longer is answered as unknown, so that a leader without a majority does not block its shard here for
 /// the time when it has one again. Dedup makes the edge's next attempt safe, whatever became of this one.
 const PROPOSAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What an edge wants appended, in order.
-pub struct AppendRequest {
-    pub(super) items: Vec<Item>,
-    pub(super) since: Instant,
-    pub(super) answer: oneshot::Sender<Result<Vec<Outcome>, Refused>>,
-}
+// Between a look for keys and the apply of what was looked up, so many messages can come: all must still be in every
+// replica's memory. More come in between only when proposals of a leader without a majority pile up behind their deadline;
+// apply refuses those as stale.
+const _: () = assert!(ENTRIES_IN_FLIGHT_MAX * BATCH_MESSAGES_MAX <= DEDUP_IN_FLIGHT_KEYS_MAX);
 
 /// What batchers count.
 #[derive(Debug, Default)]
@@ -50,8 +48,8 @@ pub struct BatchCounters {
     pub items: AtomicU64,
 }
 
-/// Requests that share an entry, and how many items each has in it.
-type Shares = Vec<(usize, oneshot::Sender<Result<Vec<Outcome>, Refused>>)>;
+/// What became of an entry, and who waits for it.
+type Ended = (Waiting, Result<Vec<Outcome>, Refused>);
 
 /// Runs one shard's batcher until `stop`.
 pub async fn run(
@@ -69,8 +67,8 @@ pub async fn run(
         let first = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some((shares, result)) = in_flight.next(), if !in_flight.is_empty() => {
-                answer(shares, result);
+            Some((waiting, result)) = in_flight.next(), if !in_flight.is_empty() => {
+                Waiting::answer(waiting, result);
                 continue;
             }
             first = next(&mut left_over, requests), if room => first,
@@ -82,28 +80,37 @@ pub async fn run(
         }
         stamps.observe(group.store.last_stamp());
         let now = clock.unix_ms();
-        let (items, shares) = gather(first, requests, &mut left_over, || stamps.stamp(now));
+        let Batch { mut items, waiting } = Batch::gather(first, requests, &mut left_over, || stamps.stamp(now));
         if items.is_empty() {
             continue;
+        }
+        let resolution = group.store.resolve(&mut items);
+        let mut seen = resolution.seen();
+        if resolution.needs_disk() {
+            match answering(&mut in_flight, look_on_disk(&group.store, items, resolution)).await {
+                Ok(found) => (items, seen) = found,
+                Err(refused) => {
+                    tracing::error!(shard = %group.shard, error = %refused, "the keys of older messages can't be read");
+                    waiting.answer(Err(refused));
+                    continue;
+                }
+            }
         }
         counters.batches.fetch_add(1, Ordering::Relaxed);
         counters.items.fetch_add(items.len() as u64, Ordering::Relaxed);
         // Awaited here, so that entries reach the Raft core in order; only their outcomes are awaited side by side.
-        match group.raft.client_write_many([Command(encode_batch(&items))]).await {
+        match group.raft.client_write_many([Command(encode_command(&items, seen))]).await {
             Ok(mut results) => in_flight.push(async move {
                 let result = match tokio::time::timeout(PROPOSAL_DEADLINE, results.next()).await {
-                    Ok(Some(Ok(Ok(response)))) => match response.response {
-                        Applied::Shard(outcomes) => Ok(outcomes),
-                        other => Err(Refused::Failed(format!("a batch was applied as {other:?}"))),
-                    },
+                    Ok(Some(Ok(Ok(response)))) => outcomes(response.response),
                     Ok(Some(Ok(Err(error)))) => Err(Refused::from_write(&error)),
                     Ok(Some(Err(fatal))) => Err(Refused::Failed(fatal.to_string())),
                     Ok(None) => Err(Refused::Failed("the Raft core gave no result".to_owned())),
                     Err(_) => Err(Refused::Failed("not committed in time".to_owned())),
                 };
-                (shares, result)
+                (waiting, result)
             }),
-            Err(fatal) => answer(shares, Err(Refused::Failed(fatal.to_string()))),
+            Err(fatal) => waiting.answer(Err(Refused::Failed(fatal.to_string()))),
         }
     }
 }
@@ -127,64 +134,38 @@ fn refusal(group: &ShardGroup) -> Option<Refused> {
     group.store.is_full().then_some(Refused::Overloaded)
 }
 
-/// Takes `first` and everything behind it that fits one entry. What does not fit begins the next.
-fn gather(
-    first: AppendRequest,
-    requests: &mut mpsc::Receiver<AppendRequest>,
-    left_over: &mut Option<AppendRequest>,
-    mut stamp: impl FnMut() -> iris_protocol::EntryId,
-) -> (Vec<Item>, Shares) {
-    let mut items: Vec<Item> = Vec::with_capacity(first.items.len());
-    let mut shares = Shares::new();
-    let mut bytes = 0;
-    let mut taken = Some(first);
-    while let Some(request) = taken {
-        let more = request.items.iter().map(item_len).sum::<usize>();
-        if !items.is_empty()
-            && (items.len() + request.items.len() > BATCH_MESSAGES_MAX || bytes + more > BATCH_BYTES_MAX)
-        {
-            *left_over = Some(request);
-            break;
-        }
-        if request.since.elapsed() < REQUEST_AGE_MAX && !request.answer.is_closed() {
-            bytes += more;
-            shares.push((request.items.len(), request.answer));
-            items.extend(request.items);
-        }
-        taken = requests.try_recv().ok();
-    }
-    for item in &mut items {
-        if let Item::Message(message) = item {
-            message.stamp = stamp();
-        }
-    }
-    (items, shares)
+/// Looks on the disk for the keys that memory can't exclude.
+async fn look_on_disk(
+    store: &ShardStore,
+    mut items: Vec<Item>,
+    mut resolution: iris_store::Resolution,
+) -> Result<(Vec<Item>, KeysSeen), Refused> {
+    let store = store.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        store.resolve_on_disk(&mut items, &mut resolution).map(|()| (items, resolution.seen()))
+    });
+    let looked = looked.await.map_err(|error| Refused::Failed(error.to_string()))?;
+    looked.map_err(|error| Refused::Failed(error.to_string()))
 }
 
-/// Bytes an item adds to an entry.
-#[must_use]
-pub fn item_len(item: &Item) -> usize {
-    match item {
-        Item::Message(message) => {
-            message.body.len() + message.sender.as_bytes().len() + message.recipient.as_bytes().len() + 40
+/// Does something, and meanwhile answers what ends.
+async fn answering<T>(in_flight: &mut (impl Stream<Item = Ended> + Unpin), work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some((waiting, result)) = in_flight.next() => waiting.answer(result),
         }
-        Item::Cursor { user, device, .. } => user.as_bytes().len() + device.as_bytes().len() + 16,
     }
 }
 
-fn answer(shares: Shares, result: Result<Vec<Outcome>, Refused>) {
-    match result {
-        Ok(outcomes) => {
-            let mut outcomes = outcomes.into_iter();
-            for (len, answer) in shares {
-                // An edge that has gone away will ask again, and find its keys.
-                let _ = answer.send(Ok(outcomes.by_ref().take(len).collect()));
-            }
+fn outcomes(applied: Applied) -> Result<Vec<Outcome>, Refused> {
+    match applied {
+        Applied::Shard(outcomes) if outcomes.contains(&Outcome::Stale) => {
+            Err(Refused::Failed("it was looked up too long before it was committed".to_owned()))
         }
-        Err(refused) => {
-            for (_, answer) in shares {
-                let _ = answer.send(Err(refused.clone()));
-            }
-        }
+        Applied::Shard(outcomes) => Ok(outcomes),
+        other => Err(Refused::Failed(format!("a batch was applied as {other:?}"))),
     }
 }

@@ -10,11 +10,12 @@ use openraft::{Raft, ReadPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::batcher::AppendRequest;
+use super::batch::AppendRequest;
 use super::raft_types::TypeConfig;
 use super::shard_machine::ShardMachine;
 use super::snapshots::Outgoing;
 use super::waiters::Waiters;
+use crate::surroundings::Clock;
 
 /// A shard's Raft handle.
 pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
@@ -47,6 +48,10 @@ pub struct ShardGroup {
     pub(super) appends: mpsc::Sender<AppendRequest>,
     /// Who leads.
     pub leadership: watch::Receiver<Leadership>,
+    /// Tells when a device is seen.
+    pub(super) clock: Arc<dyn Clock>,
+    /// A device last seen longer ago is to be said to be there.
+    pub(super) refresh_after: Duration,
 }
 
 /// Between attempts to confirm a fresh leadership; openraft refuses for a moment after an election.

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use iris_protocol::limits::BATCH_MESSAGES_MAX;
 use iris_protocol::versioned;
 use iris_protocol::{NodeId, ShardId};
-use iris_store::decode_batch;
 use iris_store::snapshot::SnapshotFile;
+use iris_store::{Item, decode_batch};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
@@ -128,6 +129,11 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
         Ok(match method {
             Method::Append => {
                 let items = decode_batch(&payload).map_err(|error| error.to_string())?;
+                if items.len() > BATCH_MESSAGES_MAX || !items.iter().all(Item::is_request) {
+                    return Err(
+                        "a batch of an edge holds at most 1,000 messages and cursors, and nothing else".to_owned()
+                    );
+                }
                 wire::encode_outcomes(match group {
                     Some(group) => group.append(items).await,
                     None => Err(not_here),

@@ -27,6 +27,7 @@ use super::network::GroupNetwork;
 use super::proposals::Proposals;
 use super::purge;
 use super::raft_types::TypeConfig;
+use super::retention::RetentionSettings;
 use super::rpc::{self, RpcClients};
 use super::shards::{self, ShardKeeper, Shards};
 use super::snapshots::Outgoing;
@@ -85,6 +86,8 @@ pub struct MemberOptions {
     pub store: StoreOptions,
     /// Between checkpoints.
     pub checkpoint_every: Duration,
+    /// How long things are kept.
+    pub retention: RetentionSettings,
     /// Raft's clocks.
     pub timing: RaftTiming,
     /// To the others.
@@ -216,6 +219,7 @@ impl Member {
                     ..options.store
                 },
                 checkpoint_every: options.checkpoint_every,
+                retention: options.retention,
                 timing: options.timing,
                 transport: options.transport.clone(),
                 clock: options.surroundings.clock.clone(),

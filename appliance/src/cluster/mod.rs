@@ -1,6 +1,7 @@
 //! The Raft groups of this node: meta and shards, their log, state machines, network and leaders. All that knows openraft is
 //! in this folder. The store and the links meet here and nowhere else.
 
+mod batch;
 mod batcher;
 mod bulk;
 mod checkpointer;
@@ -24,6 +25,7 @@ mod purge;
 mod raft_types;
 mod raft_wire;
 mod refused;
+mod retention;
 pub mod rpc;
 mod shard_machine;
 mod shard_service;
@@ -35,7 +37,8 @@ mod tests;
 pub mod transport;
 mod waiters;
 
-pub use batcher::{BatchCounters, item_len};
+pub use batch::item_len;
+pub use batcher::BatchCounters;
 pub use group::{Leadership, ShardGroup};
 pub use leadership::Leaderships;
 pub use member::{DescribeSelf, Member, MemberOptions, RaftTiming};
@@ -43,6 +46,7 @@ pub use meta::MetaState;
 pub use meta_machine::{MetaView, peek};
 pub use proposals::{MetaCall, Proposals, Undecided};
 pub use refused::Refused;
+pub use retention::RetentionSettings;
 pub use rpc::{Method, RpcClients, RpcError};
 pub use shard_service::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 pub use shards::Shards;

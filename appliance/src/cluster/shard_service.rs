@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use iris_protocol::hlc::{ENTRY_ID_MAX, LOGICAL_BITS};
 use iris_protocol::{DeviceId, EntryId, UserId};
 use iris_store::{Item, Outcome, PageLimits};
 use openraft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::batcher::AppendRequest;
+use super::batch::AppendRequest;
 use super::group::ShardGroup;
 use super::refused::Refused;
 use crate::routing::{InboxPage, PageRequest};
@@ -49,6 +50,9 @@ impl ShardGroup {
         let limits =
             PageLimits { entries_max: request.entries_max.clamp(1, PAGE_ENTRIES_MAX), bytes_max: PAGE_BYTES_MAX };
         let give_up = Instant::now() + request.wait.min(READ_WAIT_MAX);
+        if let Some(device) = &request.device {
+            self.refresh(user, device).await?;
+        }
         let interest = self.waiters.register(user);
         // Moves on with every look, so that a long wait ends with a look at memory, not at the disk.
         let mut after = request.after;
@@ -87,18 +91,51 @@ impl ShardGroup {
         })
     }
 
-    /// A device's stored cursor.
+    /// A device's stored cursor. From then on the device is known, and entries wait for it (A8).
     ///
     /// # Errors
     /// See [`Refused`].
     pub async fn stored_cursor(&self, user: &UserId, device: &DeviceId) -> Result<EntryId, Refused> {
         self.check_ready()?;
+        if !self.store.was_seen_since(user, device, self.seen_enough()) {
+            match self.say_seen(user, device).await {
+                // Where the move found the cursor is where it stands, by way of the log.
+                Ok(cursor) => return Ok(cursor),
+                // A full shard takes the device in another time; its cursor is known all the same.
+                Err(Refused::Overloaded) => {}
+                Err(refused) => return Err(refused),
+            }
+        }
         self.confirm_leadership().await?;
-        let (store, user, device) = (self.store.clone(), user.clone(), device.clone());
-        tokio::task::spawn_blocking(move || store.cursor(&user, &device))
-            .await
-            .map_err(|error| Refused::Failed(error.to_string()))?
-            .map_err(|error| Refused::Failed(error.to_string()))
+        let cursor = self.store.cursor(user, device);
+        cursor.map_err(|error| Refused::Failed(error.to_string()))
+    }
+
+    /// Writes a known device's sign of life down, if the last one is older than a thirtieth of the time it may be silent.
+    async fn refresh(&self, user: &UserId, device: &DeviceId) -> Result<(), Refused> {
+        self.check_ready()?;
+        if !self.store.knows(user, device) || self.store.was_seen_since(user, device, self.seen_enough()) {
+            return Ok(());
+        }
+        // A read must not fail because the shard is full.
+        let _ = self.say_seen(user, device).await;
+        Ok(())
+    }
+
+    fn seen_enough(&self) -> EntryId {
+        let refresh_ms = u64::try_from(self.refresh_after.as_millis()).unwrap_or(u64::MAX);
+        EntryId(self.clock.unix_ms().saturating_sub(refresh_ms).min(ENTRY_ID_MAX.unix_ms()) << LOGICAL_BITS)
+    }
+
+    /// Appends that a device is there; where its cursor stands.
+    async fn say_seen(&self, user: &UserId, device: &DeviceId) -> Result<EntryId, Refused> {
+        let (user, device) = (user.clone(), device.clone());
+        let outcomes =
+            self.append(vec![Item::Cursor { user, device, cursor: EntryId::ZERO, seen: EntryId::ZERO }]).await?;
+        match outcomes.first() {
+            Some(Outcome::CursorMoved(cursor)) => Ok(*cursor),
+            other => Err(Refused::Failed(format!("a cursor's move was answered with {other:?}"))),
+        }
     }
 
     fn check_ready(&self) -> Result<(), Refused> {

@@ -24,6 +24,7 @@ use super::meta::{MetaState, ShardRecord};
 use super::meta_machine::MetaView;
 use super::network::GroupNetwork;
 use super::proposals::Proposals;
+use super::retention::{self, RetentionSettings};
 use super::shard_machine::ShardMachine;
 use super::snapshots::Outgoing;
 use super::transport::PeerTransport;
@@ -47,6 +48,7 @@ pub(super) struct ShardsOptions {
     pub(super) warm: Arc<dyn WarmStore>,
     pub(super) store: StoreOptions,
     pub(super) checkpoint_every: Duration,
+    pub(super) retention: RetentionSettings,
     pub(super) timing: RaftTiming,
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) clock: Arc<dyn Clock>,
@@ -191,9 +193,18 @@ async fn start_shard(
 
     let (publish, leadership) = watch::channel(Leadership::default());
     let (appends, requests) = mpsc::channel(batcher::REQUESTS_MAX);
-    let log = options.log.group(region(shard));
-    let group =
-        ShardGroup { shard, raft: raft.clone(), store, log, outgoing, waiters: waiters.clone(), appends, leadership };
+    let group = ShardGroup {
+        shard,
+        raft: raft.clone(),
+        store,
+        log: options.log.group(region(shard)),
+        outgoing,
+        waiters: waiters.clone(),
+        appends,
+        leadership,
+        clock: options.clock.clone(),
+        refresh_after: options.retention.refresh_after(),
+    };
 
     let node = options.node;
     supervisor.spawn_critical(format!("leadership of shard {shard}"), {
@@ -209,6 +220,11 @@ async fn start_shard(
             batcher::run(group, &mut *requests.lock().await, clock, counters, &stop).await;
             Ok(())
         }
+    });
+    let (for_retention, clock, settings) = (group.clone(), options.clock.clone(), options.retention);
+    supervisor.spawn(format!("retention of shard {shard}"), move |stop| {
+        let (group, clock) = (for_retention.clone(), clock.clone());
+        async move { retention::run(group, clock, settings, &stop).await }
     });
     // A replica that came later is taken in by the shard's leader; a membership of its own making would be another group.
     if let Some(rank) = record.founders.iter().position(|founder| *founder == node) {

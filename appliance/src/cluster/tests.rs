@@ -131,6 +131,7 @@ async fn try_run(
         warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
         store: StoreOptions::default(),
         checkpoint_every: Duration::from_millis(200),
+        retention: RetentionSettings { keep: Duration::from_secs(3600), device_expiry: Duration::from_secs(3600) },
         timing: RaftTiming { heartbeat_ms: 50, election_ms_min: 200, election_ms_max: 400 },
         transport: Arc::new(NetEnd(net.clone(), me)),
         acceptor: Box::new(NetAcceptor(acceptor)),
@@ -194,7 +195,8 @@ impl Node {
     }
 
     async fn read(&self, user: &str) -> Vec<(EntryId, u8)> {
-        let request = PageRequest { after: EntryId::ZERO, entries_max: 1000, wait: Duration::ZERO, confirm: true };
+        let request =
+            PageRequest { after: EntryId::ZERO, entries_max: 1000, wait: Duration::ZERO, confirm: true, device: None };
         let page = self.router.read_page(&UserId::new(user).unwrap(), request).await.unwrap();
         page.entries.into_iter().map(|entry| (entry.id, entry.body[0])).collect()
     }

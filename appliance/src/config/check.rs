@@ -15,6 +15,9 @@ const RATE_MAX: u32 = 1_000_000;
 /// A day: no deadline of a connection is meant to be longer.
 const DEADLINE_MS_MAX: u64 = 24 * 3_600 * 1_000;
 
+/// Ten years: beyond it "for ever" is meant, and is longer than any disk lives.
+const KEPT_MS_MAX: u64 = 10 * 366 * DEADLINE_MS_MAX;
+
 /// Members a cluster of the static list can have.
 const MEMBERS_MAX: usize = 32;
 
@@ -115,6 +118,9 @@ impl Config {
         // A3: at least 7 days.
         problems.range("store.dedup_window_h", store.dedup_window_h, 168, 24 * 366);
         problems.range("store.dedup_keys_max", store.dedup_keys_max, 10_000, 1_000_000_000);
+        problems.range("store.retention_ms", store.retention_ms, 0, KEPT_MS_MAX);
+        // Under a second a device would be forgotten between its login and its first ack.
+        problems.range("store.device_expiry_ms", store.device_expiry_ms, 1_000, KEPT_MS_MAX);
     }
 
     fn check_clocks(&self, problems: &mut Problems) {

@@ -143,9 +143,15 @@ section! {
         /// Hours a message's key is remembered, so that a repeated send is told from a new one: 8 days, one more than a
         /// client's outbox may hold a message. Fixed when the cluster is founded, the same on every member.
         dedup_window_h: u64 = 192;
-        /// Keys remembered per shard, about 46 bytes each; the oldest go first. Fixed when the cluster is founded, the same
-        /// on every member.
+        /// Keys remembered per shard, nearly all of them on disk, some 120 bytes each; the oldest go first. Fixed when the
+        /// cluster is founded, the same on every member.
         dedup_keys_max: u64 = 10_000_000;
+        /// Milliseconds an entry is kept after it was sent, once every device of its user has received it: 7 days, for a
+        /// device that lost what it had. 0 keeps nothing that everybody has.
+        retention_ms: u64 = 604_800_000;
+        /// Milliseconds after which a device that was not seen no longer holds entries back: 30 days, longer than a holiday.
+        /// With less than two days, a device that is connected but receives nothing may be forgotten, too.
+        device_expiry_ms: u64 = 2_592_000_000;
     }
 }
 

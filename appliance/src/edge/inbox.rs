@@ -9,6 +9,7 @@ use iris_protocol::EntryId;
 use iris_protocol::frame::{Delivery, ServerFrame, SubscribeFrom};
 use iris_protocol::hlc::ENTRY_ID_MAX;
 use iris_protocol::limits::CREDIT_MAX;
+use tokio::time::Instant;
 
 use super::login::Who;
 use super::transfer::Output;
@@ -20,6 +21,10 @@ const PAGE_ENTRIES: u32 = 256;
 
 /// How long a read at the end of the inbox waits for news before it is made anew.
 const NEWS_WAIT: Duration = Duration::from_secs(25);
+
+/// A subscription that lasts says that often that its device is there: twice in the time after which the leader writes that
+/// down.
+const SEEN_EVERY: Duration = Duration::from_secs(12 * 3600);
 
 /// After a read that failed or said nothing new, wait this and up to as much again.
 const PAUSE_MS: u64 = 100;
@@ -45,6 +50,8 @@ pub(super) struct Inbox {
     /// The last read brought nothing to go on with.
     pause: bool,
     reading: Option<Reading>,
+    /// When the leader was last told which device reads.
+    told_at: Option<Instant>,
 }
 
 impl Inbox {
@@ -61,6 +68,7 @@ impl Inbox {
             saw_entries: false,
             pause: false,
             reading: None,
+            told_at: None,
         }
     }
 
@@ -79,12 +87,17 @@ impl Inbox {
         } else {
             Duration::ZERO
         };
+        let tell = self.told_at.is_none_or(|told| told.elapsed() >= SEEN_EVERY);
+        if tell {
+            self.told_at = Some(Instant::now());
+        }
         let (router, who) = (edge.router.clone(), who.clone());
         let request = self.after.map(|after| PageRequest {
             after,
             entries_max: self.credit.clamp(1, PAGE_ENTRIES) as usize,
             wait: if self.live_sent { NEWS_WAIT } else { Duration::ZERO },
             confirm: !self.live_sent,
+            device: tell.then(|| who.device.clone()),
         });
         self.reading = Some(Box::pin(async move {
             if !pause.is_zero() {
@@ -119,7 +132,10 @@ impl Inbox {
             }
             Read::Page(Ok(page)) => self.on_page(page, out),
             // Nobody leads the shard right now; the client waits, and pings.
-            Read::Cursor(Err(Unreachable)) | Read::Page(Err(Unreachable)) => 0,
+            Read::Cursor(Err(Unreachable)) | Read::Page(Err(Unreachable)) => {
+                self.told_at = None;
+                0
+            }
         }
     }
 

@@ -171,7 +171,9 @@ impl Router {
     /// No leader answered in time.
     pub async fn read_page(&self, user: &UserId, request: PageRequest) -> Result<InboxPage, Unreachable> {
         let route = self.0.route(user).ok_or(Unreachable)?;
-        self.0.until_answered(route, request.wait + READ_DEADLINE, || self.0.read_once(route, user, request)).await
+        self.0
+            .until_answered(route, request.wait + READ_DEADLINE, || self.0.read_once(route, user, request.clone()))
+            .await
     }
 
     /// Reads a device's stored cursor at its leader.

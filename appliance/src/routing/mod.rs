@@ -103,7 +103,7 @@ pub struct InboxPage {
 }
 
 /// How a page is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PageRequest {
     /// Read after this.
     pub after: EntryId,
@@ -113,6 +113,8 @@ pub struct PageRequest {
     pub wait: Duration,
     /// The leader must confirm that it still leads, so that `live` can be believed.
     pub confirm: bool,
+    /// Who reads, where that is worth knowing: a known device is seen again with it (A8).
+    pub device: Option<DeviceId>,
 }
 
 mod leader;

@@ -146,7 +146,7 @@ fn to_item(work: &Work) -> Item {
         Work::Message { sender, key, recipient, kind, body } => {
             Item::Message(NewMessage { sender, key, recipient, kind, stamp: EntryId::ZERO, body })
         }
-        Work::Cursor { user, device, cursor } => Item::Cursor { user, device, cursor },
+        Work::Cursor { user, device, cursor } => Item::Cursor { user, device, cursor, seen: EntryId::ZERO },
     }
 }
 
@@ -156,6 +156,8 @@ fn from_store(outcome: &Outcome) -> SubmitOutcome {
         Outcome::Duplicate(id) => SubmitOutcome::Committed { id, duplicate: true },
         Outcome::KeyConflict => SubmitOutcome::KeyConflict,
         Outcome::CursorMoved(cursor) => SubmitOutcome::CursorMoved { cursor },
+        // The leader doesn't give these as answers; whoever gets one may try again.
+        Outcome::Stale | Outcome::Done => SubmitOutcome::Unavailable,
     }
 }
 

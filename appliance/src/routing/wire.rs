@@ -20,11 +20,12 @@ pub struct ReadCall {
     entries_max: u32,
     wait_ms: u32,
     confirm: bool,
+    device: Option<DeviceId>,
 }
 
 impl Versioned for ReadCall {
     const NAME: &'static str = "read call";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 impl ReadCall {
@@ -37,6 +38,7 @@ impl ReadCall {
             entries_max: request.entries_max as u32,
             wait_ms: u32::try_from(request.wait.as_millis()).unwrap_or(u32::MAX),
             confirm: request.confirm,
+            device: request.device.clone(),
         }
     }
 
@@ -48,6 +50,7 @@ impl ReadCall {
             entries_max: self.entries_max as usize,
             wait: Duration::from_millis(self.wait_ms.into()),
             confirm: self.confirm,
+            device: self.device,
         };
         (self.user, request)
     }

@@ -1,6 +1,6 @@
 //! The state of one shard: what applying its log made of it. New entries and cursor moves stay in memory (hot) until a
-//! checkpoint writes them to the warm tier; dedup keys of the whole window and all cursors are in memory. Owns apply, reads
-//! across both tiers, and checkpoints; what is on disk is the warm tier's business.
+//! checkpoint writes them to the warm tier; recent dedup keys and all devices are in memory. Owns apply, reads across both
+//! tiers, checkpoints, and the looks a leader takes before it proposes; what is on disk is the warm tier's business.
 //!
 //! Apply is a pure function of state and command: no clock, no randomness, no I/O. A restart begins from the last checkpoint
 //! and applies the log behind it again, with the same outcomes.
@@ -8,29 +8,35 @@
 //! One short lock per shard; decoding and hashing happen before it is taken, the disk is used without it.
 
 mod apply;
+mod checkpoint;
 mod cursors;
 mod dedup;
 mod hash;
 mod layer;
 mod limit;
+mod resolve;
+mod retention;
 mod snapshot;
 mod types;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
-use iris_protocol::vnode::vnode_of;
 use iris_protocol::{DeviceId, EntryId, ShardId, UserId};
 
-use crate::command::decode_refs;
-use crate::warm::{BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupRow, InboxChange, ShardRow};
+use crate::command::decode_command;
 use crate::{StoreError, WarmStore};
 
+pub use dedup::{BucketRow, DEDUP_IN_FLIGHT_KEYS_MAX, DEDUP_RECENT_KEYS, DedupRow};
 pub(crate) use limit::PageFill;
-pub use types::{AppliedMark, ApplyReply, CheckpointReport, Entry, Page, PageLimits, ShardStats, StoreOptions};
+pub use resolve::Resolution;
+pub use types::{
+    AppliedMark, ApplyReply, CheckpointReport, Entry, Page, PageLimits, RetentionLook, RetentionTimes, ShardStats,
+    StoreOptions,
+};
 
+use checkpoint::Frozen;
 use cursors::Cursors;
 use dedup::Dedup;
 use layer::Layer;
@@ -61,17 +67,8 @@ struct State {
     active: Layer,
     frozen: Option<Arc<Frozen>>,
     dedup: Dedup,
-    /// Where the warm tier has the keys.
-    buckets: Vec<BucketRow>,
     cursors: Cursors,
     stats: ShardStats,
-}
-
-/// A layer on its way to the warm tier, with the row that goes with it. Never changes.
-struct Frozen {
-    layer: Layer,
-    row: ShardRow,
-    buckets_removed: Vec<BucketId>,
 }
 
 impl ShardStore {
@@ -103,11 +100,11 @@ impl ShardStore {
     /// Not a command, or out of order.
     pub fn apply(&self, index: u64, log_id: Bytes, command: &Bytes) -> Result<ApplyReply, StoreError> {
         let shard = self.inner.shard;
-        let items = decode_refs(command).map_err(|source| StoreError::Command { shard, index, source })?;
-        let digests = apply::digests(&items);
+        let command = decode_command(command).map_err(|source| StoreError::Command { shard, index, source })?;
+        let digests = apply::digests(&command.items);
         let mut state = self.state();
         state.check_order(shard, index)?;
-        let reply = state.apply(shard, index, &items, &digests)?;
+        let reply = state.apply(shard, index, &command, &digests)?;
         state.mark(index, log_id);
         Ok(reply)
     }
@@ -139,6 +136,7 @@ impl ShardStore {
     #[must_use]
     pub fn read_hot(&self, user: &UserId, after: EntryId, limits: PageLimits) -> Option<Page> {
         let state = self.state();
+        let after = state.after_trims(user, after);
         (after >= state.floor).then(|| state.page(user, after, PageFill::new(limits)))
     }
 
@@ -149,13 +147,14 @@ impl ShardStore {
     pub fn read(&self, user: &UserId, after: EntryId, limits: PageLimits) -> Result<Page, StoreError> {
         // Floor and hot entries are taken in one moment and the disk is read up to that floor only: a checkpoint that lands
         // meanwhile neither doubles an entry nor hides one.
-        let (floor, hot) = {
+        let (after, floor, hot) = {
             let state = self.state();
+            let after = state.after_trims(user, after);
             let hot = state.page(user, after.max(state.floor), PageFill::new(limits));
             if after >= state.floor {
                 return Ok(hot);
             }
-            (state.floor, hot)
+            (after, state.floor, hot)
         };
         let (entries, more) = self.inner.warm.scan(self.inner.shard, user, after, floor, limits)?;
         if more {
@@ -174,7 +173,8 @@ impl ShardStore {
     /// # Errors
     /// None so far: all cursors are in memory.
     pub fn cursor(&self, user: &UserId, device: &DeviceId) -> Result<EntryId, StoreError> {
-        Ok(self.state().cursors.get(user.as_str(), device.as_str()))
+        let state = self.state();
+        Ok(state.cursors.get(user.as_str(), device.as_str()).map_or(EntryId::ZERO, |device| device.cursor))
     }
 
     /// Bytes not yet in the warm tier.
@@ -189,59 +189,14 @@ impl ShardStore {
         self.hot_bytes() >= self.inner.options.hot_bytes_max
     }
 
-    /// Writes everything applied so far to the warm tier, durably and at once, and frees its memory. Apply and reads go on
-    /// meanwhile. Does nothing when nothing was applied since the last one. Blocks on the disk.
-    ///
-    /// # Errors
-    /// The disk's; nothing is lost from memory then, and the mark of [`ShardStore::checkpointed`] stays.
-    pub fn checkpoint(&self) -> Result<CheckpointReport, StoreError> {
-        let _one = lock(&self.inner.checkpointing);
-        if self.inner.replaced.load(Ordering::SeqCst) {
-            return Err(StoreError::Poisoned { path: self.inner.warm.path().to_owned() });
-        }
-        let started = Instant::now();
-        let Some(frozen) = self.state().freeze() else {
-            return Ok(CheckpointReport { mark: self.checkpointed(), ..CheckpointReport::default() });
-        };
-        // When a device was last seen is not known here yet: its cursor's time stands in.
-        let cursors = frozen.layer.cursors.to_vec().into_iter();
-        let cursors: Vec<CursorRow> =
-            cursors.map(|(user, device, cursor)| CursorRow { user, device, cursor, seen: cursor }).collect();
-        let bucket = frozen.row.dedup.buckets.last().map(|bucket| bucket.id);
-        let dedup: Vec<BucketKeys> =
-            bucket.map(|bucket| BucketKeys { bucket, keys: dedup::keys(&frozen.layer) }).into_iter().collect();
-        let mut inboxes: Vec<_> = frozen
-            .layer
-            .inboxes()
-            .map(|inbox| InboxChange { vnode: vnode_of(&inbox.user), user: &inbox.user, entries: &inbox.entries })
-            .collect();
-        inboxes.sort_unstable_by(|a, b| (a.vnode, a.user).cmp(&(b.vnode, b.user)));
-        let changes = Changes {
-            inboxes: &inboxes,
-            cursors: &cursors,
-            dedup: &dedup,
-            dedup_removed: &frozen.buckets_removed,
-            ..Changes::new(&frozen.row)
-        };
-        self.inner.warm.checkpoint(self.inner.shard, &changes)?;
-        let report = CheckpointReport {
-            mark: frozen.row.mark.clone(),
-            entries: frozen.layer.entries_len(),
-            bytes: frozen.layer.bytes(),
-            cursors: cursors.len(),
-            took: started.elapsed(),
-        };
-        // The layer itself is freed after the lock, when `frozen` goes: that takes milliseconds.
-        self.state().thaw();
-        Ok(report)
-    }
-
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> ShardStats {
         let state = self.state();
         ShardStats {
             dedup_keys: state.dedup.len(),
+            dedup_keys_in_memory: state.dedup.in_memory(),
+            dedup_bytes_in_memory: state.dedup.bytes(),
             dedup_dropped_early: state.dedup.dropped_early(),
             hot_bytes: state.hot_bytes(),
             cursors: state.cursors.len(),
@@ -261,37 +216,6 @@ impl std::fmt::Debug for ShardStore {
 }
 
 impl State {
-    /// What the last checkpoint left.
-    fn load(warm: &dyn WarmStore, shard: ShardId, options: &StoreOptions) -> Result<Self, StoreError> {
-        let row = warm.shard(shard)?.unwrap_or_default();
-        let mut cursors = Cursors::default();
-        warm.cursors(shard, &mut |row| {
-            cursors.raise(&row.user, &row.device, row.cursor);
-        })?;
-        let mut dedup = Dedup::new(options);
-        for bucket in &row.dedup.buckets {
-            let mut keys = Vec::with_capacity(bucket.keys as usize);
-            warm.dedup_keys(shard, bucket.id, &mut |key| keys.push(key))?;
-            dedup.load(keys, row.dedup.from).map_err(|why| StoreError::Corrupt {
-                path: warm.path().to_owned(),
-                what: format!("the dedup keys of shard {shard}"),
-                why,
-            })?;
-        }
-        Ok(Self {
-            applied: row.mark.clone(),
-            checkpointed: row.mark,
-            last_stamp: row.last_stamp,
-            floor: row.last_stamp,
-            active: Layer::default(),
-            frozen: None,
-            dedup,
-            buckets: row.dedup.buckets,
-            cursors,
-            stats: ShardStats::default(),
-        })
-    }
-
     /// The entry that is applied next must lie behind the mark; nothing applied yet (an empty log id) takes any.
     fn check_order(&self, shard: ShardId, index: u64) -> Result<(), StoreError> {
         let applied = self.applied.index;
@@ -320,29 +244,10 @@ impl State {
         Page { entries: page.entries, more, scanned_to }
     }
 
-    /// Sets everything applied aside for a checkpoint, or the layer that a failed one left.
-    fn freeze(&mut self) -> Option<Arc<Frozen>> {
-        if self.frozen.is_none() {
-            if self.applied == self.checkpointed {
-                return None;
-            }
-            let from = self.dedup.first_id().unwrap_or(EntryId(self.last_stamp.0 + 1));
-            let (buckets, buckets_removed) = dedup::buckets(&self.buckets, &self.active, self.last_stamp, from);
-            self.buckets.clone_from(&buckets);
-            let row =
-                ShardRow { mark: self.applied.clone(), last_stamp: self.last_stamp, dedup: DedupRow { from, buckets } };
-            self.frozen = Some(Arc::new(Frozen { layer: std::mem::take(&mut self.active), row, buckets_removed }));
-        }
-        self.frozen.clone()
-    }
-
-    /// The frozen layer is on disk.
-    fn thaw(&mut self) {
-        if let Some(frozen) = self.frozen.take() {
-            self.floor = frozen.row.last_stamp;
-            self.checkpointed = frozen.row.mark.clone();
-            self.stats.checkpoints += 1;
-        }
+    /// Where a read after `after` really begins: what was trimmed is gone, even where a checkpoint has yet to remove it.
+    fn after_trims(&self, user: &UserId, after: EntryId) -> EntryId {
+        let frozen = self.frozen.as_ref().map_or(EntryId::ZERO, |frozen| frozen.layer.trimmed(user));
+        after.max(frozen).max(self.active.trimmed(user))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{ShardStore, State, lock};
+use super::{ShardStats, ShardStore, State, lock};
 use crate::StoreError;
 use crate::snapshot::{ShardSnapshot, SnapshotFile};
 
@@ -36,7 +36,7 @@ impl ShardStore {
         let new = State::load(inner.warm.as_ref(), inner.shard, &inner.options)?;
         let old = {
             let mut state = self.state();
-            let stats = state.stats.clone();
+            let stats = ShardStats { dedup_keys_on_disk: new.stats.dedup_keys_on_disk, ..state.stats.clone() };
             std::mem::replace(&mut *state, State { stats, ..new })
         };
         inner.replaced.store(false, Ordering::SeqCst);

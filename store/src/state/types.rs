@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iris_protocol::{EntryId, MessageKey, UserId};
+use iris_protocol::{EntryId, MessageKey, UserId, VnodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::command::Outcome;
+use super::dedup::{DEDUP_BUCKET_KEYS_MAX, DEDUP_RECENT_KEYS};
+use crate::command::{Item, Outcome};
 
 /// One message in an inbox. Cheap to clone: the body is shared with the log's cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,8 @@ pub struct AppliedMark {
     pub membership: Bytes,
 }
 
-/// Bounds and windows of one shard. What decides an outcome (`dedup_window`, `dedup_keys_max`) must be the same on every
-/// replica of the shard, or they would answer differently.
+/// Bounds and windows of one shard. What decides an outcome (everything about dedup) must be the same on every replica of the
+/// shard, or they would answer differently.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Bytes of entries and cursors not yet in the warm tier, per shard. At the bound the leader refuses proposals: 8 shards
@@ -45,8 +46,12 @@ pub struct StoreOptions {
     pub hot_bytes_max: usize,
     /// How long a key is remembered, in the time of the entry ids (A3): 8 days, a day more than the outbox may hold a message.
     pub dedup_window: Duration,
-    /// Keys remembered per shard (A3): about 46 bytes each. The oldest go first, and are counted.
+    /// Keys remembered per shard (A3), nearly all of them on disk. The oldest go first, a bucket at a time, and are counted.
     pub dedup_keys_max: usize,
+    /// Keys in memory at least: [`DEDUP_RECENT_KEYS`], fewer in tests.
+    pub dedup_recent_keys: usize,
+    /// Keys in a bucket at most; fewer in tests, and where the bound is small.
+    pub dedup_bucket_keys_max: usize,
 }
 
 impl Default for StoreOptions {
@@ -55,6 +60,8 @@ impl Default for StoreOptions {
             hot_bytes_max: 24 * 1024 * 1024,
             dedup_window: Duration::from_secs(8 * 24 * 3600),
             dedup_keys_max: 10_000_000,
+            dedup_recent_keys: DEDUP_RECENT_KEYS,
+            dedup_bucket_keys_max: DEDUP_BUCKET_KEYS_MAX,
         }
     }
 }
@@ -92,6 +99,24 @@ pub struct Page {
     pub scanned_to: EntryId,
 }
 
+/// What retention goes by, as ids: the leader's clock is read where the look is taken, never in apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionTimes {
+    /// Entries before this id were kept long enough.
+    pub trim_before: EntryId,
+    /// Devices last seen before this stamp are forgotten.
+    pub devices_before: EntryId,
+}
+
+/// What a look for what is to go found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionLook {
+    /// To be proposed, in this order.
+    pub items: Vec<Item>,
+    /// Where to look on, after the items were applied; `None` at the end.
+    pub next: Option<VnodeId>,
+}
+
 /// What a checkpoint wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckpointReport {
@@ -103,6 +128,8 @@ pub struct CheckpointReport {
     pub bytes: usize,
     /// Cursors written.
     pub cursors: usize,
+    /// Dedup keys written.
+    pub keys: usize,
     /// How long the durable write took.
     pub took: Duration,
 }
@@ -112,6 +139,12 @@ pub struct CheckpointReport {
 pub struct ShardStats {
     /// Keys remembered now.
     pub dedup_keys: usize,
+    /// Those of them in memory.
+    pub dedup_keys_in_memory: usize,
+    /// Those in the warm tier, as of the last checkpoint; the recent ones are in memory as well.
+    pub dedup_keys_on_disk: usize,
+    /// Bytes of memory that deduplication takes, allocations as they are.
+    pub dedup_bytes_in_memory: usize,
     /// Keys forgotten before their window ended because the bound was hit: not zero means that A3 was weakened.
     pub dedup_dropped_early: u64,
     /// Entries appended.
@@ -124,6 +157,10 @@ pub struct ShardStats {
     pub hot_bytes: usize,
     /// Checkpoints written.
     pub checkpoints: u64,
-    /// Device cursors known.
+    /// Devices known, each with its cursor.
     pub cursors: usize,
+    /// Entries trimmed, as their leader counted them.
+    pub entries_trimmed: u64,
+    /// Devices forgotten because they were not seen for long.
+    pub devices_expired: u64,
 }

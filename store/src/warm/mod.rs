@@ -23,8 +23,7 @@ pub(crate) use record::{decode_record, encode_record};
 pub use sled::SledWarm;
 pub use sqlite::Warm;
 pub use types::{
-    BucketId, BucketKeys, BucketRow, Changes, CursorRow, DedupKey, DedupRow, Finding, InboxChange, ShardRow, Trim,
-    Verified, WarmRecord,
+    BucketId, BucketKeys, Changes, CursorRow, DedupKey, Finding, InboxChange, ShardRow, Trim, Verified, WarmRecord,
 };
 
 /// The first append of a dedup key: its entry, and the digest that tells two messages with one key apart.

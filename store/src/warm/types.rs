@@ -5,7 +5,7 @@ use iris_protocol::versioned::Versioned;
 use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId, VnodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{AppliedMark, Entry};
+use crate::state::{AppliedMark, DedupRow, Entry};
 
 /// What a shard's last checkpoint says about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +23,6 @@ impl Versioned for ShardRow {
     const VERSION: u8 = 2;
 }
 
-/// The shard's dedup keys as a whole. The keys themselves are rows of their own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DedupRow {
-    /// Keys first appended before this id are forgotten, even where a bucket still holds them.
-    pub from: EntryId,
-    /// The buckets, oldest first.
-    pub buckets: Vec<BucketRow>,
-}
-
 /// Names a bucket of dedup keys within its shard. Never used again once the bucket was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BucketId(pub u32);
@@ -40,25 +31,6 @@ impl std::fmt::Display for BucketId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// What is known of a bucket without looking into it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BucketRow {
-    /// Its name.
-    pub id: BucketId,
-    /// Id of the first key's entry.
-    pub first: EntryId,
-    /// Id of the last key's entry.
-    pub last: EntryId,
-    /// Keys in it.
-    pub keys: u32,
-    /// The earliest time that a key's UUIDv7 carries, in ms.
-    pub uuid_ms_min: u64,
-    /// The latest one.
-    pub uuid_ms_max: u64,
-    /// Its keys' own times say nothing.
-    pub odd: bool,
 }
 
 /// New entries of one inbox, ascending.
