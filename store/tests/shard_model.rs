@@ -2,16 +2,17 @@
 //! outcomes and reads are the model's, each key has one entry, and ids only grow.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod model;
+
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId};
-use iris_store::{
-    Entry, Item, NewMessage, Outcome, PageLimits, ShardStore, StoreOptions, Warm, decode_batch, encode_batch,
-};
+use iris_store::{Item, NewMessage, Outcome, PageLimits, ShardStore, StoreOptions, Warm, decode_batch, encode_batch};
+use model::Model;
 use proptest::prelude::*;
 
 /// A window of 50 ms and 12 keys: small enough that both bind within a case.
@@ -49,58 +50,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Restart),
     ]
-}
-
-/// Recipient, kind, body.
-type Content = (UserId, u16, Bytes);
-
-/// The obvious way to do it, with everything in lists.
-#[derive(Default)]
-struct Model {
-    inboxes: BTreeMap<UserId, Vec<Entry>>,
-    /// Sender, key, first id, content.
-    keys: Vec<(UserId, MessageKey, EntryId, Content)>,
-    cursors: HashMap<(UserId, DeviceId), EntryId>,
-    last: EntryId,
-}
-
-impl Model {
-    fn apply(&mut self, item: &Item) -> Outcome {
-        match item {
-            Item::Message(message) => self.message(message),
-            Item::Cursor { user, device, cursor, .. } => {
-                let at = self.cursors.entry((user.clone(), device.clone())).or_default();
-                *at = (*at).max((*cursor).min(self.last));
-                Outcome::CursorMoved(*at)
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn message(&mut self, message: &NewMessage) -> Outcome {
-        let now = message.stamp.max(self.last).unix_ms();
-        self.keys.retain(|(_, _, first, _)| now <= first.unix_ms() + WINDOW_MS);
-        let content = (message.recipient.clone(), message.kind, message.body.clone());
-        if let Some((_, _, first, known)) =
-            self.keys.iter().find(|(sender, key, ..)| *sender == message.sender && *key == message.key)
-        {
-            return if *known == content { Outcome::Duplicate(*first) } else { Outcome::KeyConflict };
-        }
-        let id = message.stamp.max(EntryId(self.last.0 + 1));
-        self.last = id;
-        if self.keys.len() == KEYS_MAX {
-            self.keys.remove(0);
-        }
-        self.keys.push((message.sender.clone(), message.key, id, content));
-        self.inboxes.entry(message.recipient.clone()).or_default().push(Entry {
-            id,
-            sender: message.sender.clone(),
-            kind: message.kind,
-            key: message.key,
-            body: message.body.clone(),
-        });
-        Outcome::Appended(id)
-    }
 }
 
 fn user(number: u8) -> UserId {
@@ -192,7 +141,7 @@ fn check(store: &ShardStore, model: &Model) {
         }
         assert_eq!(paged, expected);
         for which in (0..2).map(device) {
-            let expected = model.cursors.get(&(name.clone(), which.clone())).copied().unwrap_or_default();
+            let expected = model.devices.get(&(name.clone(), which.clone())).copied().unwrap_or_default().0;
             assert_eq!(store.cursor(&name, &which).unwrap(), expected);
         }
     }
@@ -201,7 +150,8 @@ fn check(store: &ShardStore, model: &Model) {
 fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("warm.db");
-    let (mut store, mut model, mut log, mut clock_ms) = (open(&path), Model::default(), Log::new(), 1_000);
+    let (mut store, mut model, mut log, mut clock_ms) =
+        (open(&path), Model::new(WINDOW_MS, KEYS_MAX), Log::new(), 1_000);
     for (index, step) in steps.into_iter().enumerate() {
         let index = index as u64;
         match step {
