@@ -114,6 +114,16 @@ pub struct Counters {
     pub dedup_hit: u64,
     /// Keys dropped from the dedup index before their time, because its bound was reached (must be 0 in health).
     pub dedup_dropped_early: u64,
+    /// Keys in the dedup index of the shards held here, those on disk included.
+    pub dedup_keys: u64,
+    /// Bytes of memory the dedup index takes.
+    pub dedup_memory_bytes: u64,
+    /// Devices known to the shards held here.
+    pub devices: u64,
+    /// Devices forgotten because they were not seen for long.
+    pub devices_expired: u64,
+    /// Entries trimmed because every device had them and they were old enough.
+    pub entries_trimmed: u64,
     /// Sends refused.
     pub refused: u64,
     /// Logins refused.

@@ -143,7 +143,7 @@ section! {
         /// Hours a message's key is remembered, so that a repeated send is told from a new one: 8 days, one more than a
         /// client's outbox may hold a message. Fixed when the cluster is founded, the same on every member.
         dedup_window_h: u64 = 192;
-        /// Keys remembered per shard, nearly all of them on disk, some 120 bytes each; the oldest go first. Fixed when the
+        /// Keys remembered per shard, nearly all of them on disk, some 70 bytes each; the oldest go first. Fixed when the
         /// cluster is founded, the same on every member.
         dedup_keys_max: u64 = 10_000_000;
         /// Milliseconds an entry is kept after it was sent, once every device of its user has received it: 7 days, for a

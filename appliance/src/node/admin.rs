@@ -91,7 +91,13 @@ impl NodeAdmin {
         counters.batches = self.member.batches.batches.load(Ordering::Relaxed);
         counters.batched_messages = self.member.batches.items.load(Ordering::Relaxed);
         for group in self.member.shards.in_order() {
-            counters.dedup_dropped_early += group.store.stats().dedup_dropped_early;
+            let stats = group.store.stats();
+            counters.dedup_dropped_early += stats.dedup_dropped_early;
+            counters.dedup_keys += stats.dedup_keys as u64;
+            counters.dedup_memory_bytes += stats.dedup_bytes_in_memory as u64;
+            counters.devices += stats.cursors as u64;
+            counters.devices_expired += stats.devices_expired;
+            counters.entries_trimmed += stats.entries_trimmed;
         }
         counters.task_restarts = self.supervisor.restarts();
         (counters.rss_bytes, counters.cpu_us) = crate::system::process_usage();
