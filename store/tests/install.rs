@@ -37,7 +37,8 @@ fn command(index: u64, len: u64) -> Bytes {
         })
     };
     let mut items: Vec<Item> = (0..len).map(message).collect();
-    items.push(Item::Cursor { user: user(index % USERS), device: phone(), cursor: EntryId(index << 30) });
+    let cursor = EntryId(index << 30);
+    items.push(Item::Cursor { user: user(index % USERS), device: phone(), cursor, seen: cursor });
     encode_batch(&items)
 }
 

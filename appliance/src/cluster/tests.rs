@@ -102,7 +102,11 @@ async fn start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> Node {
 }
 
 async fn try_start(net: &Net, dir: &Path, id: u64, founding: &MetaState) -> anyhow::Result<Node> {
-    try_run(net, dir, id, founding.nodes.clone(), Some(founding.clone())).await
+    start_with(net, dir, id, founding, StoreOptions::default()).await
+}
+
+async fn start_with(net: &Net, dir: &Path, id: u64, founding: &MetaState, store: StoreOptions) -> anyhow::Result<Node> {
+    try_run(net, dir, id, founding.nodes.clone(), Some(founding.clone()), store).await
 }
 
 async fn try_run(
@@ -111,6 +115,7 @@ async fn try_run(
     id: u64,
     nodes: BTreeMap<NodeId, NodeRecord>,
     founding: Option<MetaState>,
+    store: StoreOptions,
 ) -> anyhow::Result<Node> {
     let me = NodeId(id);
     let (inbox, acceptor) = mpsc::channel(64);
@@ -129,7 +134,7 @@ async fn try_run(
         meta_path: folder.join("meta"),
         log: log.clone(),
         warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
-        store: StoreOptions::default(),
+        store,
         checkpoint_every: Duration::from_millis(200),
         retention: RetentionSettings { keep: Duration::from_secs(3600), device_expiry: Duration::from_secs(3600) },
         timing: RaftTiming { heartbeat_ms: 50, election_ms_min: 200, election_ms_max: 400 },
@@ -235,6 +240,45 @@ async fn three_members_agree_and_survive_one_death_and_a_restart() {
         assert_eq!(node.read("alice").await, expected);
     }
     for node in [one, two, three] {
+        node.die().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_only_the_disk_knows_is_found_by_every_leader() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());
+    let founding = founding(&[NodeId(1), NodeId(2), NodeId(3)]);
+    let few = StoreOptions { dedup_recent_keys: 16, dedup_bucket_keys_max: 20, ..StoreOptions::default() };
+    let start = async |id| start_with(&net, dir.path(), id, &founding, few.clone()).await.unwrap();
+    let (one, two, three) = tokio::join!(start(1), start(2), start(3));
+    let mut expected = Vec::new();
+    for key in 0..100 {
+        expected.push((one.committed("alice", key).await, key));
+    }
+    let duplicate = |key: usize| SubmitOutcome::Committed { id: expected[key].0, duplicate: true };
+    for node in [&one, &two, &three] {
+        let groups = node.member.shards.in_order();
+        super::checkpointer::checkpoint_all(&groups).await.unwrap();
+        let in_memory: usize = groups.iter().map(|group| group.store.stats().dedup_keys_in_memory).sum();
+        assert!(in_memory <= 2 * 16, "{in_memory} keys in memory");
+    }
+    for key in [0, 50, 99] {
+        assert_eq!(two.send("alice", key).await, duplicate(key.into()));
+        assert_eq!(two.send("carol", key).await, SubmitOutcome::KeyConflict);
+    }
+    one.die().await;
+    for key in [1, 51, 98] {
+        assert_eq!(two.send("alice", key).await, duplicate(key.into()));
+    }
+    two.die().await;
+    let one = start(1).await;
+    for key in [2, 52, 97] {
+        assert_eq!(three.send("alice", key).await, duplicate(key.into()));
+    }
+    for node in [&one, &three] {
+        assert_eq!(node.read("alice").await, expected);
+    }
+    for node in [one, three] {
         node.die().await;
     }
 }

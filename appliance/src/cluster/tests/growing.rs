@@ -25,7 +25,7 @@ async fn join(net: &Net, dir: &Path, by: &Node, id: u64) -> Node {
     assert_eq!(admit(by, &record, id as u8).await, NodeId(id));
     let mut nodes = by.member.meta_view.borrow().clone().unwrap().nodes.clone();
     nodes.insert(NodeId(id), record);
-    try_run(net, dir, id, nodes, None).await.unwrap()
+    try_run(net, dir, id, nodes, None, StoreOptions::default()).await.unwrap()
 }
 
 /// Waits until every group has these voters, as the meta state tells and as each group says itself.

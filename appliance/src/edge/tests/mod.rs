@@ -42,6 +42,8 @@ struct Script {
     cursor: EntryId,
     /// Every page asked for: after, entries_max, confirm.
     reads: Vec<(EntryId, usize, bool)>,
+    /// The device named in each read.
+    told: Vec<Option<DeviceId>>,
 }
 
 #[derive(Clone, Default)]
@@ -91,6 +93,7 @@ impl EdgeRouter for FakeRouter {
 
     async fn read_page(&self, _: &UserId, request: PageRequest) -> Result<InboxPage, Unreachable> {
         self.script().reads.push((request.after, request.entries_max, request.confirm));
+        self.script().told.push(request.device.clone());
         let give_up = Instant::now() + request.wait;
         loop {
             let news = self.news.notified();

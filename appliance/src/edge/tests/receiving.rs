@@ -24,6 +24,18 @@ async fn entries_come_in_order_then_live_once_then_news() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_leader_is_told_of_the_device_at_first_and_twice_a_day() {
+    let mut node = Node::logged_in(|options| options.idle = Duration::from_secs(100 * 3600)).await;
+    node.client.say(&subscribe(0, 9)).await;
+    assert_eq!(node.client.hears().await, live(0));
+    tokio::time::sleep(Duration::from_secs(30 * 3600)).await;
+    let told = node.router.script().told.clone();
+    let times: Vec<usize> = (0..told.len()).filter(|at| told[*at].is_some()).collect();
+    assert_eq!(times.len(), 3, "{times:?} of {}", told.len());
+    assert_eq!((times[0], told[0].as_ref().unwrap().as_str()), (0, "default"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscription_from_stored_begins_after_the_stored_cursor() {
     let mut node = Node::logged_in(|_| {}).await;
     (1..=2).for_each(|id| node.router.append(id, b"x"));

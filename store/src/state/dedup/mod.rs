@@ -32,7 +32,8 @@ pub use buckets::{BucketRow, DedupRow};
 use fence::is_odd;
 use recent::{Key, Recent};
 
-/// Keys of a shard that every replica has in memory at least: some 3 MB, and half a minute at full load.
+/// Keys of a shard that every replica has in memory at least: some 3 MB, and four seconds at full load. Never to be lowered: a
+/// log that was written with it in mind may be applied again by any later version.
 pub const DEDUP_RECENT_KEYS: usize = 65_536;
 
 /// Keys that may be taken in between a leader's look and the apply of what it proposed: four times what it can have in flight.
