@@ -21,6 +21,16 @@ pub enum StoreError {
         /// SQLite's own words.
         source: Arc<rusqlite::Error>,
     },
+    /// The folder was made with another engine than the one asked for.
+    #[error("{path} keeps its inboxes in {made}, not in {asked}: set store.engine = \"{made}\". To change the engine, let this machine join as a new node with an empty folder", path = .path.display())]
+    Engine {
+        /// The data folder.
+        path: PathBuf,
+        /// The engine it was made with.
+        made: String,
+        /// The one asked for.
+        asked: String,
+    },
     /// sled failed in a way of its own.
     #[error("{path}: {action} failed: {why}. Start again; if it stays, this node's data is damaged: keep a copy of the data folder", path = .path.display())]
     Sled {

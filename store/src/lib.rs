@@ -3,6 +3,7 @@
 //! log ids and memberships are opaque bytes here.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod check;
 pub mod checked_file;
 pub mod command;
 mod error;

@@ -5,9 +5,11 @@
 //! An entry is readable as soon as [`GroupLog::append`] returns, and durable once its callback was called. A write or
 //! fsync that failed ends the writer for good: it is never retried as success, and every later operation fails (C9).
 
+mod check;
 mod engine;
 mod error;
 mod group;
+mod overlay;
 mod queue;
 mod read;
 mod record;
@@ -26,6 +28,8 @@ use bytes::Bytes;
 use raft_engine::env::{DefaultFileSystem, FileSystem};
 use tokio::sync::watch;
 
+pub(crate) use check::check;
+pub use check::{GroupSpan, LogJudge};
 pub use error::LogError;
 pub use group::{AppendDone, GroupLog};
 pub use stats::LogStats;

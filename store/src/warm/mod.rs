@@ -6,6 +6,7 @@
 //! steps, then one small durable write makes the shard point to it; the old slot is removed in small steps. So a crash at any
 //! point leaves the old shard or the new one, and other shards' checkpoints never wait for long (docs/decisions/0007).
 
+mod engine;
 mod record;
 mod sled;
 mod sqlite;
@@ -19,6 +20,8 @@ use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 use crate::StoreError;
 use crate::state::{Entry, PageLimits};
 
+pub(crate) use engine::verify_offline;
+pub use engine::{Engine, made_with, open};
 pub(crate) use record::{decode_record, encode_record};
 pub use sled::SledWarm;
 pub use sqlite::Warm;

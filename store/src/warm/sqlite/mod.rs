@@ -5,6 +5,7 @@
 mod rows;
 mod schema;
 mod sweep;
+mod verify;
 mod view;
 mod write;
 
@@ -26,6 +27,7 @@ use crate::checked_file::{create_private_dir, io_error, sync_dir};
 use crate::state::{Entry, PageFill, PageLimits};
 use rows::{CURSOR, DEDUP, ENTRY};
 use schema::{prepare_reader, prepare_writer, sqlite_error};
+pub(super) use verify::verify_copy;
 use view::View;
 
 /// Reading connections: more than a home machine has cores; whoever finds none free waits for one short read.

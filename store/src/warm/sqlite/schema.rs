@@ -72,12 +72,7 @@ pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), Store
     let failed = |source| sqlite_error(path, "opening the database", source);
     conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
-    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if version != SCHEMA_VERSION && (version != 0 || tables != 0) {
-        return Err(StoreError::Version { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
-    }
-    let fresh = version == 0;
+    let fresh = check_version(path, conn)? == 0;
     if fresh {
         // Only before the first table can these be chosen.
         conn.execute_batch(&format!(
@@ -96,6 +91,17 @@ pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), Store
         conn.execute_batch(SCHEMA).map_err(failed)?;
     }
     Ok(())
+}
+
+/// The file's version: this one, or 0 if it is empty.
+pub(super) fn check_version(path: &Path, conn: &Connection) -> Result<i64, StoreError> {
+    let failed = |source| sqlite_error(path, "opening the database", source);
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    if version != SCHEMA_VERSION && (version != 0 || tables != 0) {
+        return Err(StoreError::Version { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
+    }
+    Ok(version)
 }
 
 /// Sets up the connection that moves the WAL.
