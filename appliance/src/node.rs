@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use iris_p2p::{Identity, LinkConfig, Links};
-use iris_store::{LogOptions, RaftLog, StoreOptions, Warm};
+use iris_store::warm::Engine;
+use iris_store::{LogOptions, RaftLog, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -173,7 +174,7 @@ impl Node {
                 peers: known.keys().copied().filter(|member| *member != place.node).collect(),
                 meta_path: data.join(META_FILE),
                 log: log.clone(),
-                warm: Arc::new(Warm::open(&data.join("inboxes.db"))?),
+                warm: iris_store::warm::open(engine(config)?, data)?,
                 store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
                 checkpoint_every: Duration::from_millis(config.store.checkpoint_ms),
                 retention: RetentionSettings {
@@ -352,6 +353,10 @@ struct Parts {
     admin_socket: crate::admin::AdminListener,
     own: Addresses,
     links: Links,
+}
+
+fn engine(config: &Config) -> anyhow::Result<Engine> {
+    config.store.engine.parse().map_err(|why| anyhow::anyhow!("store.engine: {why}"))
 }
 
 fn edge_options(config: &Config) -> EdgeOptions {

@@ -64,10 +64,26 @@ pub fn bind(data: &Path) -> anyhow::Result<AdminListener> {
     Ok(AdminListener { socket, path, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), _lock: lock })
 }
 
+/// Keeps nodes off a data folder until it is dropped; makes nothing in a folder where none ever ran.
+///
+/// # Errors
+/// A node runs with it, none ever did, or the folder can't be used.
+pub fn take_data_folder(data: &Path) -> anyhow::Result<File> {
+    let path = data.join(LOCK_NAME);
+    let file = File::open(&path).with_context(|| {
+        format!("can't open {}; is {} the data folder of a node, and yours?", path.display(), data.display())
+    })?;
+    lock_file(file, data, &path)
+}
+
 fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join(LOCK_NAME);
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("can't open {}; is the data folder there, and yours?", path.display()))?;
+    lock_file(file, data, &path)
+}
+
+fn lock_file(file: File, data: &Path, path: &Path) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(

@@ -5,7 +5,7 @@ pub mod health;
 mod listener;
 mod server;
 
-pub use listener::{AdminListener, bind};
+pub use listener::{AdminListener, bind, take_data_folder};
 pub use server::{AdminSource, serve};
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod output;
 mod send;
 mod status;
 mod status_text;
+mod store;
 mod tail;
 mod target;
 mod token;
@@ -46,6 +47,8 @@ enum Command {
     Status(status::Args),
     /// Check, show or explain the configuration.
     Config(config::Args),
+    /// Check what a stopped node has on its disk.
+    Store(store::Args),
     /// Print this node's key, for the `members` of the others; makes the key if there is none yet.
     Identity(identity::Args),
 }
@@ -64,6 +67,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Config(args) => config::run(args),
         Command::Identity(args) => identity::run(args),
+        Command::Store(args) => store::run(args),
         Command::Up(args) => up::run(args),
         Command::JoinToken(args) => block_on(join_token::run(args)),
         Command::Token(args) => block_on(token::run(args)),

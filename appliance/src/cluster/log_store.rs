@@ -15,8 +15,8 @@ use openraft::{OptionalSend, RaftLogReader};
 use super::durable::{Durable, DurableMark, durable};
 use super::raft_types::{Entry, LogId, TypeConfig, Vote, decode, decode_entry, encode, encode_entry};
 
-const VOTE_KEY: &[u8] = b"vote";
-const PURGED_KEY: &[u8] = b"purged";
+pub(super) const VOTE_KEY: &[u8] = b"vote";
+pub(super) const PURGED_KEY: &[u8] = b"purged";
 
 /// Bytes of entries read from the log at once, and so sent to a follower at once: little enough that other groups' heartbeats on
 /// the same stream don't wait long behind it. One entry may exceed it.

@@ -36,7 +36,7 @@ use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
 
 /// The meta group's region in the log; shards are at [`shards::region`].
-const META_REGION: GroupId = GroupId(1);
+pub(super) const META_REGION: GroupId = GroupId(1);
 
 /// Streams of peers served at once: three channels each, a few reconnects overlapping, for more members than a home has.
 const PEER_STREAMS_MAX: usize = 256;

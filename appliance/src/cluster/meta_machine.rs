@@ -44,16 +44,31 @@ impl Checkpoint {
     }
 }
 
+/// The checkpoint's bytes, if there is one.
+fn load(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match read_checked(path).map_err(io::Error::other)? {
+        None => Ok(None),
+        Some((FILE_VERSION, bytes)) => Ok(Some(bytes)),
+        Some((other, _)) => Err(io::Error::other(format!(
+            "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
+            path.display()
+        ))),
+    }
+}
+
 /// The cluster as the checkpoint file of a stopped node knows it: what a start goes by before the meta group runs.
 ///
 /// # Errors
 /// As [`MetaMachine::open`].
 pub fn peek(path: &Path) -> io::Result<Option<MetaState>> {
-    match read_checked(path).map_err(io::Error::other)? {
-        Some((FILE_VERSION, bytes)) => Ok(Checkpoint::read(&bytes)?.2.state),
-        // The rest is said when it is opened.
-        _ => Ok(None),
-    }
+    let Some(bytes) = load(path)? else { return Ok(None) };
+    Ok(Checkpoint::read(&bytes)?.2.state)
+}
+
+/// The last log id in the checkpoint at `path`, for a check of it.
+pub(super) fn checkpointed(path: &Path) -> io::Result<Option<LogId>> {
+    let Some(bytes) = load(path)? else { return Ok(None) };
+    Ok(Checkpoint::read(&bytes)?.0)
 }
 
 /// The meta group's state machine.
@@ -81,16 +96,7 @@ impl MetaMachine {
     /// # Errors
     /// The file is there but damaged, or of another version: it says which, and nothing is overwritten.
     pub fn open(path: PathBuf, outgoing: Outgoing, durable: Durable) -> io::Result<(Self, MetaView)> {
-        let checkpointed = match read_checked(&path).map_err(io::Error::other)? {
-            None => None,
-            Some((FILE_VERSION, bytes)) => Some(bytes),
-            Some((other, _)) => {
-                return Err(io::Error::other(format!(
-                    "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
-                    path.display()
-                )));
-            }
-        };
+        let checkpointed = load(&path)?;
         let (applied, membership, meta) = match &checkpointed {
             None => (None, StoredMembership::default(), Meta::default()),
             Some(bytes) => Checkpoint::read(bytes)?,

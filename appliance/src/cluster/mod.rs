@@ -4,6 +4,7 @@
 mod batch;
 mod batcher;
 mod bulk;
+mod check;
 mod checkpointer;
 #[cfg(test)]
 mod conformance_tests;
@@ -39,6 +40,7 @@ mod waiters;
 
 pub use batch::item_len;
 pub use batcher::BatchCounters;
+pub use check::check_store;
 pub use group::{Leadership, ShardGroup};
 pub use leadership::Leaderships;
 pub use member::{DescribeSelf, Member, MemberOptions, RaftTiming};

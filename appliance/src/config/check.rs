@@ -111,6 +111,9 @@ impl Config {
         problems.range("limits.messages_burst", limits.messages_burst, 1, RATE_MAX);
         problems.range("limits.connections_max", limits.connections_max, 1, 1_000_000);
         let store = &self.store;
+        let engines = iris_store::warm::Engine::ALL.map(|engine| format!("{:?}", engine.to_string()));
+        let known = store.engine.parse::<iris_store::warm::Engine>().is_ok();
+        problems.unless(known, "store.engine", format!("{:?}", store.engine), engines.join(" or "));
         // Smaller than a few full batches and a shard would refuse all the time.
         problems.range("store.hot_bytes_max", store.hot_bytes_max, 4 * 1024 * 1024, 4 * 1024 * 1024 * 1024);
         // Less than a few log files and every short absence would end in a copy of everything.

@@ -132,6 +132,9 @@ section! {
 section! {
     /// What shards keep, and for how long.
     StoreConfig {
+        /// Where checkpoints go: "sqlite", or "sled", which is pure Rust but slower, takes several hundred MB of memory, deletes
+        /// slowly and gives no disk space back. A data folder keeps the engine it was made with; nodes may differ.
+        engine: String = iris_store::warm::Engine::Sqlite.to_string();
         /// Milliseconds between checkpoints: a restart replays at most that much of the log.
         checkpoint_ms: u64 = 5_000;
         /// Bytes of entries not yet checkpointed, per shard; at the bound its leader refuses new ones for the moment. 16 MiB

@@ -83,7 +83,7 @@ fn all_problems_are_told_at_once() {
     let found = problems(
         "[node]\nid = 0\nname = \"a b\"\nlisten = \"here\"\np2p = [\"x\"]\nadvertise = \"x\"\n\
          [shards]\ncount = 0\n[limits]\nmessages_per_s = 0\n\
-         [edge]\nidle_ms = 0\ndrain_ms = 60000\n[raft]\nelection_ms_min = 100\n[store]\ndedup_window_h = 24\n\
+         [edge]\nidle_ms = 0\ndrain_ms = 60000\n[raft]\nelection_ms_min = 100\n[store]\nengine = \"x\"\ndedup_window_h = 24\n\
          retention_ms = 999999999999\ndevice_expiry_ms = 999\n\
          [log]\nfilter = \"a=b=c\"\n",
     );
@@ -98,6 +98,7 @@ fn all_problems_are_told_at_once() {
         "edge.idle_ms",
         "edge.drain_ms",
         "raft.election_ms_min",
+        "store.engine",
         "store.dedup_window_h",
         "store.retention_ms",
         "store.device_expiry_ms",
@@ -105,7 +106,7 @@ fn all_problems_are_told_at_once() {
     ] {
         assert_eq!(found.iter().filter(|problem| problem.starts_with(setting)).count(), 1, "{setting}: {found:#?}");
     }
-    assert_eq!(found.len(), 14, "{found:#?}");
+    assert_eq!(found.len(), 15, "{found:#?}");
     let election = "raft.election_ms_min is 100; it must be at least twice raft.heartbeat_ms (100)";
     assert!(found.contains(&election.to_owned()), "{found:#?}");
     assert!(found.contains(&"edge.idle_ms is 0; it must be from 100 to 86400000".to_owned()), "{found:#?}");
