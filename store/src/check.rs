@@ -8,7 +8,8 @@ use iris_protocol::vnode::vnode_of;
 use iris_protocol::{EntryId, ShardId, UserId, VnodeId};
 
 use crate::log::check as check_records;
-use crate::warm::{BucketId, BucketRow, Finding, ShardRow, Verified, WarmRecord, verify_offline};
+use crate::state::BucketRow;
+use crate::warm::{BucketId, Finding, ShardRow, Verified, WarmRecord, verify_offline};
 
 pub use crate::log::{GroupSpan, LogJudge};
 

@@ -197,7 +197,8 @@ mod tests {
             rss_bytes: 1 << 26,
         };
         let restarts = Some(restarts);
-        let text = render(&Figures { rows, round_trip: floor, links: Vec::new(), gaps: Some(latencies), restarts, machine });
+        let text =
+            render(&Figures { rows, round_trip: floor, links: Vec::new(), gaps: Some(latencies), restarts, machine });
         assert!(text.contains("| kill -9 | 2000 | 500 | 4.0 |"), "{text}");
         assert!(text.contains("| 3 | 64 | 1 | 500 | 1000 | 0.50 |"), "{text}");
         for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
