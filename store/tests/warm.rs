@@ -6,9 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use iris_protocol::vnode::vnode_of;
 use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 use iris_store::testing::warm_store_conforms;
-use iris_store::{Item, NewMessage, PageLimits, ShardStore, StoreError, StoreOptions, Warm, encode_batch};
+use iris_store::warm::{Changes, InboxChange, ShardRow, Trim, WarmStore};
+use iris_store::{
+    AppliedMark, Entry, Item, NewMessage, PageLimits, ShardStore, StoreError, StoreOptions, Warm, encode_batch,
+};
 use rusqlite::Connection;
 
 const WIDE: PageLimits = PageLimits { entries_max: 10_000, bytes_max: 1 << 30 };
@@ -160,4 +164,58 @@ fn a_failed_checkpoint_loses_nothing_and_is_not_repeated() {
     apply(&store, 2, 70);
     store.checkpoint().unwrap();
     assert_eq!(count(&store), 140);
+}
+
+/// Writes a checkpoint of `len` entries to one inbox, and trims everything before them.
+fn checkpoint_and_trim(warm: &Warm, index: u64, len: u64) {
+    let inbox = user("inbox");
+    let entries: Vec<Entry> = (0..len)
+        .map(|n| Entry {
+            id: EntryId(index * 100_000 + n),
+            sender: user("sender"),
+            kind: 1,
+            key: MessageKey(u128::from(n).to_be_bytes()),
+            body: Bytes::from(vec![n as u8; 1_000]),
+        })
+        .collect();
+    let vnode = vnode_of(&inbox);
+    let mark = AppliedMark { index, log_id: Bytes::from_static(b"id"), membership: Bytes::new() };
+    let row = ShardRow { mark, last_stamp: EntryId(index * 100_000 + len), ..ShardRow::default() };
+    let trims = [Trim { vnode, user: inbox.clone(), up_to: EntryId(index * 100_000 - 1) }];
+    let inboxes = [InboxChange { vnode, user: &inbox, entries: &entries }];
+    warm.checkpoint(ShardId(1), &Changes { inboxes: &inboxes, trims: &trims, ..Changes::new(&row) }).unwrap();
+}
+
+/// Pages of the file, and free ones.
+fn pages(path: &Path) -> (i64, i64) {
+    let db = Connection::open(path).unwrap();
+    let value = |name| db.pragma_query_value(None, name, |row| row.get(0)).unwrap();
+    (value("page_count"), value("freelist_count"))
+}
+
+#[test]
+fn space_is_used_again_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("warm.db");
+    let warm = Warm::open(&path).unwrap();
+    for index in 1..=10 {
+        checkpoint_and_trim(&warm, index, 2_000);
+    }
+    let (after_ten, _) = pages(&path);
+    for index in 11..=60 {
+        checkpoint_and_trim(&warm, index, 2_000);
+    }
+    let (after_sixty, _) = pages(&path);
+    assert!(after_sixty <= after_ten + 100, "{after_ten} pages, then {after_sixty}: 100 MB went through");
+    // Much more at once than is ever needed again: what is free beyond a reserve goes back to the system, in steps.
+    checkpoint_and_trim(&warm, 61, 30_000);
+    let (large, _) = pages(&path);
+    checkpoint_and_trim(&warm, 62, 10);
+    let (_, free) = pages(&path);
+    assert!(free > 6_000, "{free} pages of {large} are free at once, in {:?}", path);
+    for index in 63..=80 {
+        checkpoint_and_trim(&warm, index, 10);
+    }
+    let (small, free) = pages(&path);
+    assert!(small < large - 2_000 && free <= 5_000, "{large} pages, then {small}, {free} of them free");
 }

@@ -164,8 +164,7 @@ impl Inner {
         }
         batch.remove(layout::garbage_key(slot));
         batch.insert(layout::head_key(shard), layout::encode_head(shard, &Head { slot, row: row.clone() }));
-        self.writing("finishing an install", self.trees.heads.apply_batch(batch))?;
-        self.flush()
+        self.durable_step("finishing an install", batch)
     }
 
     pub(super) fn remove(&self, shard: ShardId) -> Result<(), StoreError> {
@@ -177,8 +176,7 @@ impl Inner {
             let mut batch = ::sled::Batch::default();
             batch.insert(layout::garbage_key(head.slot), &[]);
             batch.remove(layout::head_key(shard));
-            self.writing("removing a shard", self.trees.heads.apply_batch(batch))?;
-            self.flush()?;
+            self.durable_step("removing a shard", batch)?;
         }
         self.remove_garbage()
     }

@@ -113,8 +113,7 @@ impl Inner {
         if let Some(slot) = claimed {
             batch.remove(layout::garbage_key(slot));
         }
-        self.writing("writing a checkpoint", self.trees.heads.apply_batch(batch))?;
-        self.flush()?;
+        self.durable_step("writing a checkpoint", batch)?;
         self.clear_journal(&shard.0.to_be_bytes())
     }
 

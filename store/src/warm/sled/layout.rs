@@ -20,6 +20,9 @@ pub(super) const FORMAT_KEY: &[u8] = b"format";
 /// Where `heads` has the number of the next slot.
 pub(super) const NEXT_SLOT_KEY: &[u8] = b"next slot";
 
+/// Where `heads` has the number of the last durable step.
+pub(super) const STEP_KEY: &[u8] = b"step";
+
 const VALUE_VERSION: u8 = 1;
 const VALUE_HEAD_LEN: usize = 1 + 8;
 

@@ -21,6 +21,7 @@ mod gates;
 mod journal;
 mod layout;
 mod read;
+mod receipt;
 mod sweep;
 mod view;
 
@@ -96,6 +97,7 @@ impl SledWarm {
             poisoned: AtomicBool::new(false),
         };
         inner.check_format()?;
+        inner.check_receipt()?;
         inner.redo_all()?;
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -7,6 +7,7 @@ mod schema;
 mod sweep;
 mod verify;
 mod view;
+mod wal;
 mod write;
 
 use std::collections::HashSet;

@@ -8,10 +8,10 @@ use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
 
 use super::schema::{check_version, prepare_reader, sqlite_error};
-use super::{connect, view};
+use super::{connect, view, wal};
 use crate::StoreError;
 use crate::checked_file::io_error;
-use crate::warm::Verified;
+use crate::warm::{Finding, Verified};
 
 /// Checks the database at `path`, by way of the folder `scratch` on the same disk.
 pub(in crate::warm) fn verify_copy(
@@ -23,10 +23,14 @@ pub(in crate::warm) fn verify_copy(
     if std::fs::hard_link(path, &linked).is_err() {
         std::fs::copy(path, &linked).map_err(|source| io_error(path, "copying it for the check", source))?;
     }
-    let wal = side_file(path);
-    if wal.exists() {
-        let copied = std::fs::copy(&wal, side_file(&linked));
-        copied.map_err(|source| io_error(&wal, "copying it for the check", source))?;
+    let log = side_file(path);
+    if log.exists() {
+        let checked = wal::check(&log).map_err(|source| io_error(&log, "reading it for the check", source))?;
+        if let Some(why) = checked {
+            each(Verified::Damaged(Finding { what: log.display().to_string(), why }));
+        }
+        let copied = std::fs::copy(&log, side_file(&linked));
+        copied.map_err(|source| io_error(&log, "copying it for the check", source))?;
     }
     let failed = |source| sqlite_error(path, "checking the database", source);
     let conn = connect(&linked, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
