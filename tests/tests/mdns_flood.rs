@@ -12,7 +12,7 @@ use iris_tests::wait::wait_for;
 
 const SOON: Duration = Duration::from_secs(45);
 /// Sockets and files of a node that starts mDNS over again and again; each start that leaked would add three.
-const OPEN_FILES_MAX: usize = 60;
+const OPEN_FILES_MAX: usize = 40;
 /// How often one node must have started over: enough for a leak to show.
 const STARTS: usize = 15;
 
