@@ -1,4 +1,4 @@
-//! What `iris up` says once it is ready: where things are, and the three commands that send a first message. Text only; the
+//! What `iris up` says once it is ready: where things are, and the commands that send a first message and bring in another machine. Text only; the
 //! node prints it.
 
 use std::fmt::Write as _;
@@ -28,6 +28,10 @@ pub fn welcome(report: &StatusReport, program: &str, data: &Path, is_default_dat
         (format!("{program} send{option} --as alice --to bob 'Hello, Bob!'"), "send a first message"),
         (format!("{program} tail{option} --as bob --follow"), "read what bob gets"),
         (format!("{program} token user{option} alice"), "a token for alice's own client, for 24 hours"),
+        (
+            format!("{program} join-token{option}"),
+            "for another machine: iris up --join TOKEN there, and both keep everything",
+        ),
         (format!("{program} status{option}"), "how things stand"),
     ] {
         let _ = writeln!(text, "  {command}\n      {what}");
@@ -83,7 +87,7 @@ mod tests {
              /ip4/0.0.0.0/tcp/8444\n  CA       sha256 {}\n  Data     /srv/iris\n\nOne copy.\n\nTo try it, in another \
              terminal:\n\n  iris send --as alice --to bob 'Hello, Bob!'\n      send a first message\n  iris tail --as bob \
              --follow\n      read what bob gets\n  iris token user alice\n      a token for alice's own client, for 24 \
-             hours\n  iris status\n      how things stand\n\nCtrl-C stops this node cleanly.",
+             hours\n  iris join-token\n      for another machine: iris up --join TOKEN there, and both keep everything\n  iris status\n      how things stand\n\nCtrl-C stops this node cleanly.",
             "ab".repeat(32)
         );
         assert_eq!(welcome(&report(), "iris", "/srv/iris".as_ref(), true), expect);
@@ -93,7 +97,7 @@ mod tests {
     fn commands_name_the_folder_only_when_they_must() {
         let check = |data: &str, expect: &str| {
             let text = welcome(&report(), "iris", data.as_ref(), false);
-            assert_eq!(text.matches(expect).count(), 4, "{text}");
+            assert_eq!(text.matches(expect).count(), 5, "{text}");
         };
         check("/tmp/n1", " --data /tmp/n1");
         check("/tmp/my node's", r" --data '/tmp/my node'\''s'");

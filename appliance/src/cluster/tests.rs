@@ -1,6 +1,8 @@
 //! Three members in one process over an in-memory transport: founding, appending through any node, dedup, reading, a node that
 //! dies, a restart from checkpoint and log. The same with real processes is in the tests crate.
 
+mod proposals;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};

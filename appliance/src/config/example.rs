@@ -12,8 +12,9 @@ const HEAD: &str = "\
 
 /// After the last section, because everything after `[[members]]` would belong to it.
 const MEMBERS: &str = "
-# Every member of the cluster, this node included, with the same list in every node's file. Leave it out for a cluster of
-# this node alone. `iris identity` prints a node's key; list each node once.
+# The members to found a cluster with, this node included, with the same list in every node's file. Leave it out for a cluster
+# of this node alone, which other machines join (`iris join-token` here, `iris up --join` there), and on machines that join.
+# `iris identity` prints a node's key; list each node once.
 # [[members]]
 # id = 1
 # name = \"nas\"

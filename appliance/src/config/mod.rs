@@ -22,7 +22,8 @@ const IDENTITY_FILE: &str = "identity.key";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Every member of the cluster, this node included: the same list everywhere. Default: none, a cluster of this node alone.
+    /// The members a cluster is founded with, this node included: the same list everywhere. Default: none, a cluster of this node
+    /// alone, or one it joins by token.
     pub members: Vec<MemberConfig>,
     /// This node.
     pub node: NodeConfig,
@@ -59,7 +60,7 @@ pub struct MemberConfig {
 section! {
     /// This node.
     NodeConfig {
-        /// This node's number in its cluster; never reused for another disk.
+        /// This node's number in the list of members; never reused for another disk. A node that joins by token is given one.
         id: u64 = 1;
         /// What people call it. Default: the machine's host name, else "iris".
         name: String = default_name();
@@ -73,8 +74,8 @@ section! {
         /// Whether to look for members, and be found by them, by multicast on the local network. Finding a node there lets it
         /// in nowhere. Without effect while every address in `p2p` is a loopback one.
         mdns: bool = true;
-        /// HOST:PORT that clients are told. Default: `listen`, with 127.0.0.1 in place of 0.0.0.0, which serves this machine
-        /// only: set it when clients on other machines shall connect.
+        /// HOST:PORT that clients and new machines are told. Default: `listen`, with the address of the first interface in place of
+        /// 0.0.0.0: set it when that is not where others reach this machine, or to give them a name.
         #[serde(skip_serializing_if = "Option::is_none")]
         advertise: Option<String> = None;
     }
@@ -162,7 +163,7 @@ section! {
     /// What the node says about itself.
     LogConfig {
         /// Which events go to stderr: error, warn, info, debug, trace, or target=level,...
-        filter: String = "info,openraft=error,raft_engine=warn,libp2p_swarm=warn".to_owned();
+        filter: String = "info,openraft=error,raft_engine=warn,libp2p_swarm=warn,libp2p_mdns=off".to_owned();
         /// One JSON object per line instead of text.
         json: bool = false;
     }
