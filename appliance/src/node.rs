@@ -143,7 +143,10 @@ impl Node {
         let (links, inbound, task) = Links::start(identity, link_config, Vec::new()).await?;
         // Asked for only now that every port is this node's: a start that fails for one uses no token up.
         let own = Addresses::new(config, listener.local_addr()?, links.clone())?;
-        let place = Place::find(begin, config, &own, &surroundings).await?;
+        let place = tokio::select! {
+            place = Place::find(begin, config, &own, &surroundings) => place?,
+            () = stop.cancelled() => anyhow::bail!("stopped before it was let in"),
+        };
         // The cluster as it was when this node stopped knows more than the configuration: those that joined, new addresses.
         let known = peek(&data.join(META_FILE))?.map_or_else(|| place.members.clone(), |state| state.nodes);
         let keys = MemberKeys::default();

@@ -145,6 +145,7 @@ async fn a_lost_answer_strands_no_machine() {
     .await
     .unwrap();
     assert_eq!(cluster.node(index).log_tail().matches("asking").count(), asked, "it asks no more");
+    assert!(cluster.node(index).has_logged("the token was not needed"));
     assert_eq!(cluster.status(0).await.unwrap().nodes.len(), 2);
 }
 
@@ -205,6 +206,26 @@ async fn a_folder_belongs_to_one_cluster_for_ever() {
     cluster.heal().await.unwrap();
     assert_eq!(cluster.status(0).await.unwrap().cluster, id);
     assert_eq!(others.status(0).await.unwrap().nodes.len(), 1, "the token was used by nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_waits_to_be_let_in_can_be_stopped() {
+    let mut cluster = lone().await;
+    let token = cluster.join_token(0).await.unwrap();
+    let index = cluster.add_machine(&token).unwrap();
+    cluster.kill9(0).unwrap();
+    cluster.start_node(index).unwrap();
+    wait_for("the machine to ask in vain", DEADLINE, async || {
+        let tail = cluster.node(index).log_tail();
+        if tail.matches("asking").count() > 1 { Ok(()) } else { Err(tail.into()) }
+    })
+    .await
+    .unwrap();
+    cluster.stop(index).await.unwrap();
+    assert!(!cluster.node(index).data.join("membership").exists());
+    cluster.start_node(0).unwrap();
+    cluster.start_node(index).unwrap();
+    cluster.wait_joined(index).await.unwrap();
 }
 
 /// Names and public key of the certificate a node shows.

@@ -26,7 +26,14 @@ pub fn begin(config: &Config, token: Option<JoinToken>) -> anyhow::Result<Begin>
     let data = &config.node.data;
     // Both are made only after a place was found or taken.
     let has_data = ["meta", "log"].iter().any(|name| data.join(name).exists());
-    decide(data, Membership::load(data)?, token, has_data, !config.members.is_empty())
+    let has_token = token.is_some();
+    let begin = decide(data, Membership::load(data)?, token, has_data, !config.members.is_empty())?;
+    if let Begin::Resume(place) = &begin
+        && has_token
+    {
+        tracing::info!(node = %place.node, "this data folder belongs to that cluster already; the token was not needed");
+    }
+    Ok(begin)
 }
 
 fn decide(
