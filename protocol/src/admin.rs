@@ -101,8 +101,9 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
 }
 
-/// What the answering node has counted since it started (D8's names).
+/// What the answering node has counted since it started (D8's names). One that an older node does not count reads as 0.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     /// Messages taken from clients.
     pub msg_in: u64,
