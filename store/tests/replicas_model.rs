@@ -1,5 +1,5 @@
 //! Two replicas of a shard against the model (A3, A8, A9): one leads, looks for old keys and for what is to go, and proposes;
-//! both apply. They checkpoint, restart and are replaced by the other's snapshot at different moments, have little in memory,
+//! both apply, one on SQLite and one on sled. They checkpoint, restart and are replaced by the other's snapshot at different moments, have little in memory,
 //! and must answer alike: what the model answers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iris_protocol::{DeviceId, EntryId, HybridClock, MessageKey, ShardId, UserId, VnodeId};
-use iris_store::warm::{WarmRecord, WarmStore};
+use iris_store::warm::{Engine, WarmRecord, WarmStore};
 use iris_store::{
-    Item, KeysSeen, NewMessage, Outcome, PageLimits, RetentionTimes, ShardStore, StoreOptions, Warm, encode_command,
+    Item, KeysSeen, NewMessage, Outcome, PageLimits, RetentionTimes, ShardStore, StoreOptions, encode_command,
 };
 use model::Model;
 use proptest::prelude::*;
@@ -50,8 +50,12 @@ enum Step {
     },
     Checkpoint(usize),
     Restart(usize),
-    /// A replica is replaced by what the other one checkpointed.
-    Install(usize),
+    /// A replica is replaced by what the other one checkpointed: by its newest state while it runs, or by an older one while
+    /// it is stopped.
+    Install {
+        which: usize,
+        newest: bool,
+    },
     /// The other one leads.
     Switch,
 }
@@ -78,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..100u8, 10..200u8).prop_map(|(keep_h, expiry_h)| Step::Retain { keep_h, expiry_h }),
         5 => (0..2usize).prop_map(Step::Checkpoint),
         1 => (0..2usize).prop_map(Step::Restart),
-        1 => (0..2usize).prop_map(Step::Install),
+        1 => (0..2usize, any::<bool>()).prop_map(|(which, newest)| Step::Install { which, newest }),
         1 => Just(Step::Switch),
     ]
 }
@@ -105,21 +109,22 @@ fn key(number: u8) -> MessageKey {
 }
 
 struct Replica {
-    path: PathBuf,
-    warm: Arc<Warm>,
+    data: PathBuf,
+    engine: Engine,
+    warm: Arc<dyn WarmStore>,
     store: ShardStore,
 }
 
-fn open(path: PathBuf) -> Replica {
+fn open(data: PathBuf, engine: Engine) -> Replica {
     let options = StoreOptions {
         dedup_window: Duration::from_millis(WINDOW_MS),
         dedup_recent_keys: RECENT_KEYS,
         dedup_bucket_keys_max: 5,
         ..StoreOptions::default()
     };
-    let warm = Arc::new(Warm::open(&path).unwrap());
+    let warm = iris_store::warm::open(engine, &data).unwrap();
     let store = ShardStore::open(warm.clone(), SHARD, options).unwrap();
-    Replica { path, warm, store }
+    Replica { data, engine, warm, store }
 }
 
 fn log_id(index: u64) -> Bytes {
@@ -239,8 +244,8 @@ impl Run {
     }
 
     fn restart(&mut self, which: usize) {
-        let path = self.replicas.remove(which).path;
-        self.replicas.insert(which, open(path));
+        let Replica { data, engine, .. } = self.replicas.remove(which);
+        self.replicas.insert(which, open(data, engine));
         self.catch_up(which);
     }
 
@@ -256,7 +261,20 @@ impl Run {
         }
     }
 
-    fn install(&mut self, which: usize) {
+    fn install_newest(&self, which: usize) {
+        let other = &self.replicas[1 - which];
+        other.store.checkpoint().unwrap();
+        let Some(snapshot) = other.store.snapshot().unwrap() else { return };
+        let file = snapshot.export(&other.data).unwrap();
+        let store = &self.replicas[which].store;
+        store.install(&file).unwrap();
+        assert_eq!(
+            (store.applied(), store.checkpointed(), store.hot_bytes()),
+            (other.store.applied(), store.applied(), 0)
+        );
+    }
+
+    fn install_older(&mut self, which: usize) {
         let Some(mut view) = self.replicas[1 - which].warm.view(SHARD).unwrap() else { return };
         let (row, mut records) = (view.row().clone(), Vec::new());
         let mut each = |record: WarmRecord| {
@@ -297,7 +315,7 @@ impl Run {
 fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let mut run = Run {
-        replicas: (0..2).map(|n| open(dir.path().join(format!("{n}.db")))).collect(),
+        replicas: vec![open(dir.path().join("0"), Engine::Sqlite), open(dir.path().join("1"), Engine::Sled)],
         leader: 0,
         model: Model::new(WINDOW_MS, usize::MAX),
         log: Vec::new(),
@@ -332,7 +350,8 @@ fn run(steps: Vec<Step>) {
                 assert_eq!((store.hot_bytes(), store.stats().dedup_keys_in_memory <= RECENT_KEYS), (0, true));
             }
             Step::Restart(which) => run.restart(which),
-            Step::Install(which) => run.install(which),
+            Step::Install { which, newest: true } => run.install_newest(which),
+            Step::Install { which, newest: false } => run.install_older(which),
             // A new leader applies everything before it proposes, and knows nothing of what the old one had on its way.
             Step::Switch => {
                 while let Some((items, seen)) = run.proposed.pop_front() {
@@ -346,11 +365,16 @@ fn run(steps: Vec<Step>) {
         run.restart(which);
     }
     run.check();
+    drop(run);
+    for which in ["0", "1"] {
+        let (report, _) = iris_store::check::check_warm(&dir.path().join(which));
+        assert!(report.is_fine(), "{report:?}");
+    }
 }
 
 #[test]
 fn two_replicas_answer_as_the_model_does() {
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 50, ..ProptestConfig::default() });
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 30, ..ProptestConfig::default() });
     let steps = proptest::collection::vec(step(), 100..400);
     runner.run(&steps, |steps| Ok(run(steps))).unwrap();
     for (what, count) in [("known", &KNOWN), ("disk", &LOOKED_ON_DISK), ("stale", &STALE), ("trimmed", &TRIMMED)] {
