@@ -140,6 +140,7 @@ fn write_warm(engine: Engine, data: &Path) {
             user: UserId::new("user1").unwrap(),
             device: iris_protocol::DeviceId::new("phone").unwrap(),
             cursor: EntryId(1_050),
+            seen: EntryId(1_050),
         };
         store.apply(2, Bytes::from_static(b"id"), &encode_batch(&[cursor])).unwrap();
         store.checkpoint().unwrap();
@@ -247,16 +248,20 @@ fn rows_that_contradict_each_other_are_found() {
     };
     let device = iris_protocol::DeviceId::new("d").unwrap();
     let key = warm::DedupKey { key: MessageKey([1; 16]), sender: user.clone(), id: EntryId(9), digest: 1 };
-    let bucket = warm::BucketRow { first: EntryId(1), last: EntryId(5), keys: 1, ..warm::BucketRow::default() };
-    let dedup = warm::DedupRow { from: EntryId::ZERO, buckets: vec![bucket] };
+    // Another shard's table of buckets, whose keys are of later entries.
+    let store = ShardStore::open(tier.clone(), ShardId(4), StoreOptions::default()).unwrap();
+    store.apply(1, Bytes::from_static(b"id"), &encode_batch(&[message(1)])).unwrap();
+    store.checkpoint().unwrap();
+    let dedup = tier.shard(ShardId(4)).unwrap().unwrap().dedup;
+    let bucket = dedup.buckets[0].id;
     let row = warm::ShardRow { last_stamp: EntryId(5), dedup, ..warm::ShardRow::default() };
     let records = [
         warm::WarmRecord::Entry { user: user.clone(), entry: entry(7) },
         warm::WarmRecord::Cursor(warm::CursorRow { user: user.clone(), device, cursor: EntryId(8), seen: EntryId(1) }),
-        warm::WarmRecord::Dedup { bucket: warm::BucketId(0), key },
+        warm::WarmRecord::Dedup { bucket, key },
     ];
     tier.install(ShardId(3), &row, &mut records.into_iter().map(Ok)).unwrap();
-    drop(tier);
+    drop((store, tier));
     let (report, _) = check_warm(dir.path());
     has_finding(&report, "shard 3: entry 7 of a it is beyond the shard's last id 5");
     has_finding(&report, "shard 3: the cursor of a on d 8 is beyond");
