@@ -8,7 +8,8 @@ use anyhow::Context;
 use iris_client::{EntryId, UserId};
 use iris_protocol::ShardId;
 use iris_protocol::hlc::ENTRY_ID_MAX;
-use iris_store::{PageLimits, Warm, WarmStore};
+use iris_store::warm::{made_with, open};
+use iris_store::{PageLimits, WarmStore};
 
 use crate::cluster::Cluster;
 use crate::oracle::{Logs, Oracle, Seen, Verdict, hash};
@@ -17,9 +18,6 @@ use crate::wait::wait_for;
 
 /// Longest a follower may take to apply what its leader has applied.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
-
-/// Where a node keeps what its shards checkpointed, in its data folder.
-const INBOXES_FILE: &str = "inboxes.db";
 
 /// One read of a replica's file.
 const PAGE: PageLimits = PageLimits { entries_max: 1_000, bytes_max: 8 * 1024 * 1024 };
@@ -94,13 +92,14 @@ pub async fn wait_caught_up(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn read_files(cluster: &Cluster, index: usize, users: &BTreeSet<UserId>) -> anyhow::Result<Logs> {
-    let path = cluster.node(index).data.join(INBOXES_FILE);
-    let warm = Warm::open(&path).with_context(|| format!("opening {}", path.display()))?;
-    let read = |user: &UserId| Ok((user.clone(), read_inbox(&warm, cluster.shard_of(user), user)?));
+    let data = &cluster.node(index).data;
+    let engine = made_with(data)?.with_context(|| format!("{} has no store", data.display()))?;
+    let warm = open(engine, data).with_context(|| format!("opening the store in {}", data.display()))?;
+    let read = |user: &UserId| Ok((user.clone(), read_inbox(&*warm, cluster.shard_of(user), user)?));
     users.iter().map(read).collect()
 }
 
-fn read_inbox(warm: &Warm, shard: ShardId, user: &UserId) -> anyhow::Result<Vec<Seen>> {
+fn read_inbox(warm: &dyn WarmStore, shard: ShardId, user: &UserId) -> anyhow::Result<Vec<Seen>> {
     let (mut log, mut after) = (Vec::new(), EntryId::ZERO);
     loop {
         let (entries, more) = warm.scan(shard, user, after, ENTRY_ID_MAX, PAGE)?;

@@ -1,15 +1,26 @@
 //! Clusters that grow by tokens (C2, D1): a machine that joined is a member like any other, and nobody else is.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use iris_client::{Outgoing, UserId};
 use iris_p2p::{DownCause, Identity, LinkConfig, Links, Member, PeerKey, PeerState};
 use iris_tests::cluster::{Cluster, Options};
 use iris_tests::command::run;
+use iris_tests::oracle::Oracle;
+use iris_tests::replicas::verify_replicas;
+use iris_tests::seed::Seed;
+use iris_tests::traffic::{Pace, Sender, Style, Traffic};
+use iris_tests::verify::verify;
 use iris_tests::wait::{NotYet, wait_for, within};
+use iris_tests::workload::{chatter, users};
+use rand::Rng;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Longest all shards may take to have a copy more, two at a time.
+const RAISED_DEADLINE: Duration = Duration::from_secs(120);
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -67,6 +78,91 @@ async fn a_node_killed_while_it_is_taken_in_is_taken_in_later() {
     cluster.wait_ready().await.unwrap();
     wait_voters(&cluster, 0, 2).await;
     send_through(&cluster, index, "through the new one").await;
+}
+
+/// Waits until every shard has these many voters.
+async fn wait_copies(cluster: &Cluster, index: usize, count: usize) {
+    wait_for("every shard to be on the new nodes", RAISED_DEADLINE, async || {
+        let report = cluster.status(index).await.map_err(|error| format!("{error:#}"))?;
+        let short = report.groups.iter().filter(|group| group.voters.len() != count).count();
+        if short == 0 && report.groups.len() > 1 { Ok(()) } else { Err(format!("{short} groups are not").into()) }
+    })
+    .await
+    .unwrap();
+}
+
+/// Sends without end from five users to twenty, through whatever nodes there are.
+async fn traffic(cluster: &Cluster, seed: &Seed, oracle: &Arc<Oracle>) -> Traffic {
+    let everybody = users("user-", 20).unwrap();
+    let style = Style { depth: 20, pace: Some(Pace::steady(500)) };
+    let mut traffic = Traffic::new();
+    for (at, user) in everybody.iter().take(5).enumerate() {
+        let client = cluster.client_at(user, "sender", at % cluster.len()).await.unwrap();
+        let messages = chatter(seed.rng(&format!("chatter {at}")), everybody.clone());
+        let sender = Sender { client, user: user.clone(), lane: 0, oracle: oracle.clone(), style: style.clone() };
+        traffic.add(sender, messages);
+    }
+    traffic
+}
+
+/// Everything acked so far and a little more is everywhere, once, in order.
+async fn end(mut cluster: Cluster, oracle: Arc<Oracle>, traffic: Traffic) {
+    let before = oracle.acked();
+    oracle.wait_acked(before + 100, DEADLINE).await.unwrap();
+    let tally = traffic.stop(DEADLINE).await.unwrap();
+    assert_eq!(tally.errors, Vec::<String>::new(), "growing is felt by no client");
+    let verdict = Box::pin(verify(&mut cluster, &oracle)).await.unwrap();
+    verdict.assert_clean();
+    assert_eq!(verdict.delivered, tally.acked);
+    Box::pin(verify_replicas(&mut cluster, &oracle)).await.unwrap().assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replication_is_raised_to_three_while_messages_flow_and_nodes_die() {
+    let seed = Seed::pick();
+    let mut rng = seed.rng("kills");
+    let mut cluster = Cluster::found(Options::nodes(1).with("store", "checkpoint_ms", 300)).await.unwrap();
+    let oracle = Arc::new(Oracle::new());
+    let traffic = traffic(&cluster, &seed, &oracle).await;
+    for count in 2..=3 {
+        oracle.wait_acked(oracle.acked() + 100, DEADLINE).await.unwrap();
+        cluster.join(rng.random_range(0..cluster.len())).await.unwrap();
+        // Somewhere in the middle of the steps, one of them dies and goes on where it was.
+        oracle.wait_acked(oracle.acked() + rng.random_range(0..300), DEADLINE).await.unwrap();
+        let victim = rng.random_range(0..cluster.len());
+        cluster.kill9(victim).unwrap();
+        cluster.start_node(victim).unwrap();
+        cluster.wait_ready().await.unwrap();
+        wait_copies(&cluster, 0, count).await;
+    }
+    // With three copies, the founder is one of three.
+    cluster.kill9(0).unwrap();
+    oracle.wait_acked(oracle.acked() + 100, DEADLINE).await.unwrap();
+    cluster.heal().await.unwrap();
+    end(cluster, oracle, traffic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_on_different_engines_hold_the_same() {
+    let seed = Seed::pick();
+    let mut cluster = Cluster::found(Options::nodes(1).with("store", "checkpoint_ms", 300)).await.unwrap();
+    let oracle = Arc::new(Oracle::new());
+    let traffic = traffic(&cluster, &seed, &oracle).await;
+    oracle.wait_acked(300, DEADLINE).await.unwrap();
+    // The first with SQLite sends what it has to one with sled, that one to another with SQLite.
+    for engine in ["sled", "sqlite"] {
+        cluster.set("store", "engine", format!("{engine:?}"));
+        cluster.join(0).await.unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    wait_copies(&cluster, 0, 3).await;
+    for victim in 0..3 {
+        oracle.wait_acked(oracle.acked() + 200, DEADLINE).await.unwrap();
+        cluster.kill9(victim).unwrap();
+        cluster.heal().await.unwrap();
+    }
+    assert!(cluster.node(1).data.join("inboxes.sled").exists(), "the second node has sled");
+    end(cluster, oracle, traffic).await;
 }
 
 /// A node that knows everything but a member's key: where the others are and who they are.

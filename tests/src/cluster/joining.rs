@@ -32,6 +32,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Sets one field of the configuration of machines that are added from now on.
+    pub fn set(&mut self, section: &'static str, field: &'static str, value: impl ToString) {
+        self.settings = std::mem::take(&mut self.settings).with(section, field, value);
+    }
+
     /// A token from this node.
     ///
     /// # Errors
