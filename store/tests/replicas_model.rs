@@ -376,7 +376,11 @@ fn run(steps: Vec<Step>) {
 fn two_replicas_answer_as_the_model_does() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 30, ..ProptestConfig::default() });
     let steps = proptest::collection::vec(step(), 100..400);
-    runner.run(&steps, |steps| Ok(run(steps))).unwrap();
+    let each = |steps| {
+        run(steps);
+        Ok(())
+    };
+    runner.run(&steps, each).unwrap();
     for (what, count) in [("known", &KNOWN), ("disk", &LOOKED_ON_DISK), ("stale", &STALE), ("trimmed", &TRIMMED)] {
         assert!(count.load(Ordering::Relaxed) > 20, "{what}: {count:?}");
     }
