@@ -64,7 +64,14 @@ mod tests {
     use iris_protocol::admin::{Counters, Health, HealthLevel, NodeStatus};
 
     fn report() -> StatusReport {
-        let node = NodeStatus { id: NodeId(1), name: "attic".into(), client: "attic:8443".into(), up: true, leads: 8 };
+        let node = NodeStatus {
+            id: NodeId(1),
+            name: "attic".into(),
+            client: "attic:8443".into(),
+            up: true,
+            newcomer: false,
+            leads: 8,
+        };
         StatusReport {
             version: "0.1.0".into(),
             node: NodeId(1),

@@ -78,6 +78,9 @@ pub struct NodeStatus {
     pub client: String,
     /// Whether the answering node has a live link to it (true for itself).
     pub up: bool,
+    /// Whether it was let in and has not been heard from yet.
+    #[serde(default)]
+    pub newcomer: bool,
     /// Shards it leads, as far as the answering node knows.
     pub leads: u32,
 }

@@ -7,6 +7,8 @@ use iris_protocol::admin::{GroupStatus, Health, HealthLevel, NodeStatus};
 /// What the sentence is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
+    /// The node that answers.
+    pub node: NodeId,
     /// Every member.
     pub nodes: &'a [NodeStatus],
     /// Every group held here.
@@ -16,7 +18,18 @@ pub struct Facts<'a> {
 /// Judges.
 #[must_use]
 pub fn assess(facts: &Facts<'_>) -> Health {
-    let (level, sentence) = judge(facts);
+    // What is still being copied to this node says nothing of how the cluster stands: the others serve it.
+    let (coming, here): (Vec<_>, Vec<_>) = facts.groups.iter().cloned().partition(|group| facts.is_coming(group));
+    let (level, mut sentence) = judge(&Facts { groups: &here, ..*facts });
+    if !coming.is_empty() && !here.is_empty() {
+        let (coming, all) = (coming.len(), facts.groups.len());
+        sentence
+            .push_str(&format!(" This node is being taken in: {coming} of {all} groups are still being copied to it."));
+    }
+    for newcomer in facts.nodes.iter().filter(|node| node.newcomer && !node.up) {
+        let name = &newcomer.name;
+        sentence.push_str(&format!(" {name} was let in and has not been heard from yet: start it, or see its log."));
+    }
     Health { level, sentence }
 }
 
@@ -76,12 +89,17 @@ fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
 }
 
 impl Facts<'_> {
+    /// A shard that this node shall hold and has no vote in yet.
+    fn is_coming(&self, group: &GroupStatus) -> bool {
+        group.shard.is_some() && !group.voters.contains(&self.node)
+    }
+
     fn is_up(&self, id: NodeId) -> bool {
         self.nodes.iter().any(|node| node.id == id && node.up)
     }
 
     fn down(&self) -> Vec<&NodeStatus> {
-        self.nodes.iter().filter(|node| !node.up).collect()
+        self.nodes.iter().filter(|node| !node.up && !node.newcomer).collect()
     }
 
     fn voters_up(&self, group: &GroupStatus) -> usize {
@@ -176,6 +194,7 @@ mod tests {
                 name: name.to_owned(),
                 client: format!("{name}:8443"),
                 up: *up,
+                newcomer: false,
                 leads: 0,
             })
             .collect();
@@ -192,10 +211,52 @@ mod tests {
                 voters: nodes.iter().map(|node| node.id).collect(),
             })
             .collect();
-        let health = assess(&Facts { nodes: &nodes, groups: &groups });
+        expect(&nodes, &groups, level, parts);
+    }
+
+    fn expect(nodes: &[NodeStatus], groups: &[GroupStatus], level: HealthLevel, parts: &[&str]) {
+        let health = assess(&Facts { node: NodeId(1), nodes, groups });
         assert_eq!(health.level, level, "{}", health.sentence);
         for part in parts {
             assert!(health.sentence.contains(part), "{part:?} is not in {:?}", health.sentence);
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_taken_in_says_how_far_it_is_and_frightens_nobody() {
+        let node = |id: u64, newcomer: bool| NodeStatus {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            client: String::new(),
+            up: !newcomer,
+            newcomer,
+            leads: 0,
+        };
+        let group = |shard: Option<u16>, voters: &[u64]| GroupStatus {
+            shard: shard.map(ShardId),
+            leader: Some(NodeId(2)),
+            term: 1,
+            last_index: 1,
+            applied_index: 1,
+            checkpoint_index: 1,
+            voters: voters.iter().copied().map(NodeId).collect(),
+        };
+        let groups = [group(None, &[1, 2]), group(Some(0), &[1, 2]), group(Some(1), &[2]), group(Some(2), &[])];
+        let parts = ["stored 2 times", "2 of 4 groups are still being copied"];
+        expect(&[node(1, false), node(2, false)], &groups, HealthLevel::AtRisk, &parts);
+        let parts = ["one copy of everything", "n2 was let in and has not been heard from"];
+        expect(&[node(1, false), node(2, true)], &[lone(None), lone(Some(0))], HealthLevel::AtRisk, &parts);
+    }
+
+    fn lone(shard: Option<u16>) -> GroupStatus {
+        GroupStatus {
+            shard: shard.map(ShardId),
+            leader: Some(NodeId(1)),
+            term: 1,
+            last_index: 1,
+            applied_index: 1,
+            checkpoint_index: 1,
+            voters: vec![NodeId(1)],
         }
     }
 

@@ -107,6 +107,7 @@ mod tests {
             name: name.into(),
             client: format!("{name}:8443"),
             up,
+            newcomer: false,
             leads: 1,
         };
         let group = |shard, leader: Option<u64>| GroupStatus {

@@ -47,6 +47,24 @@ impl LogStore {
         Ok((Self { log, vote: Arc::new(Mutex::new(vote)), durable: Arc::new(mark) }, durable))
     }
 
+    /// Whether what was applied by `applied` can be gone on with: the log must reach back to it. A checkpoint is durable before
+    /// the log behind it goes, so a gap means that the checkpoint was damaged, or put back from a copy.
+    ///
+    /// # Errors
+    /// There is a gap: says what to do.
+    pub fn check_reaches(&self, applied: Option<u64>, what: &str) -> anyhow::Result<()> {
+        let purged = Self::purged(&self.log)?.map(|id| id.index);
+        anyhow::ensure!(
+            purged <= applied,
+            "the store has {what} up to log index {}, but the log begins only behind {}: what lies between is lost on this disk. Nothing was changed. \
+             Keep the data folder, see what `iris store check` says, and let this machine join anew with an empty folder: the other nodes have \
+             what it lacks",
+            applied.unwrap_or(0),
+            purged.unwrap_or(0)
+        );
+        Ok(())
+    }
+
     fn purged(log: &GroupLog) -> io::Result<Option<LogId>> {
         match log.get(PURGED_KEY).map_err(io::Error::other)? {
             Some(bytes) => decode("purged log id", &bytes).map(Some).map_err(io::Error::other),

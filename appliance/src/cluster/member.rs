@@ -150,6 +150,7 @@ impl Member {
         let (log, durable) = LogStore::open(meta_log.clone())?;
         let outgoing = Outgoing::new(meta_log.clone(), options.snapshot_dir.clone());
         let (machine, meta_view) = MetaMachine::open(options.meta_path.clone(), outgoing.clone(), durable)?;
+        log.check_reaches(machine.applied_index(), "the meta group")?;
         // Before anything of Raft runs: groups with other members would take each other's entries for their own.
         if let Some(state) = meta_view.borrow().as_ref() {
             options.founding.iter().try_for_each(|configured| founding::check_members(configured, state))?;

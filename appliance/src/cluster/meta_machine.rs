@@ -105,6 +105,12 @@ impl MetaMachine {
         Ok((Self { path, applied, membership, meta, checkpointed, outgoing, publish, durable }, view))
     }
 
+    /// How far it is applied.
+    #[must_use]
+    pub fn applied_index(&self) -> Option<u64> {
+        self.applied.map(|id| id.index)
+    }
+
     async fn checkpoint(&mut self) -> io::Result<()> {
         let checkpoint = Checkpoint {
             log_id: self.applied,

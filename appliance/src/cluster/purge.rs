@@ -36,7 +36,8 @@ pub(super) async fn meta<SM: RaftStateMachine<TypeConfig>>(
     }
 }
 
-async fn purge<SM: RaftStateMachine<TypeConfig>>(
+/// Purges up to an index that a durable checkpoint covers.
+pub(super) async fn purge<SM: RaftStateMachine<TypeConfig>>(
     raft: &Raft<TypeConfig, SM>,
     log: &GroupLog,
     outgoing: &Outgoing,

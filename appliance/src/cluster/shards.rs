@@ -171,6 +171,8 @@ async fn start_shard(
     let store = tokio::task::spawn_blocking(move || ShardStore::open(warm, shard, store_options)).await??;
     let waiters = Arc::new(Waiters::default());
     let (log, durable) = LogStore::open(options.log.group(region(shard)))?;
+    let applied = Some(store.applied()).filter(|mark| !mark.log_id.is_empty()).map(|mark| mark.index);
+    log.check_reaches(applied, &format!("shard {shard}"))?;
     let outgoing = Outgoing::new(options.log.group(region(shard)), options.snapshot_dir.clone());
     let (checkpoints, checkpoint_at_bytes) = (checkpoints.clone(), options.store.hot_bytes_max / CHECKPOINT_AT_PART);
     let machine = ShardMachine {

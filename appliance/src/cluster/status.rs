@@ -35,6 +35,7 @@ impl Member {
                 name: record.name.clone(),
                 client: record.client.clone(),
                 up: *id == self.node || self.transport.is_up(*id),
+                newcomer: state.as_ref().is_some_and(|state| state.admissions.is_newcomer(*id)),
                 leads: leaders.iter().filter(|leader| **leader == Some(*id)).count() as u32,
             })
             .collect()

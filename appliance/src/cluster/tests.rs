@@ -305,6 +305,43 @@ async fn a_lone_member_restarts_from_checkpoint_and_log() {
     }
 }
 
+/// Copies the files that make the warm store.
+fn copy_store(from: &Path, to: &Path) {
+    for name in ["inboxes.db", "inboxes.db-wal"] {
+        let _ = std::fs::remove_file(to.join(name));
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+    let _ = std::fs::remove_file(to.join("inboxes.db-shm"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_the_log_does_not_reach_back_to_is_refused() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());
+    let (folder, copy) = (dir.path().join("n1"), tempfile::tempdir().unwrap());
+    let founding = founding(&[NodeId(1)]);
+    let node = start(&net, dir.path(), 1, &founding).await;
+    node.committed("alice", 1).await;
+    node.die().await;
+    copy_store(&folder, copy.path());
+    let node = start(&net, dir.path(), 1, &founding).await;
+    node.committed("alice", 2).await;
+    let groups = node.member.shards.in_order();
+    super::checkpointer::checkpoint_all(&groups).await.unwrap();
+    for group in &groups {
+        let upto = group.store.checkpointed().index;
+        super::purge::purge(&group.raft, &group.log, &group.outgoing, upto).await;
+        let purged = group.raft.wait(Some(Duration::from_secs(10)));
+        purged.metrics(|now| now.purged.is_some_and(|id| id.index == upto), "the purge").await.unwrap();
+    }
+    drop(groups);
+    node.die().await;
+    copy_store(copy.path(), &folder);
+    let refused = try_start(&net, dir.path(), 1, &founding).await.err().expect("it must not start").to_string();
+    assert!(refused.contains("lost on this disk") && refused.contains("iris store check"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_founded_cluster_refuses_another_list_of_members() {
     let (dir, net) = (tempfile::tempdir().unwrap(), Net::default());

@@ -44,7 +44,7 @@ impl AdminSource for NodeAdmin {
                 ca_sha256: state.as_ref().and_then(|state| pki::ca_sha256(&state.pki).ok()).unwrap_or_default(),
                 listen: self.own.record().client,
                 p2p: self.links.listen_addrs().iter().map(ToString::to_string).collect(),
-                health: health::assess(&Facts { nodes: &nodes, groups: &groups }),
+                health: health::assess(&Facts { node: self.member.node, nodes: &nodes, groups: &groups }),
                 nodes,
                 groups,
                 counters: self.counters(),
