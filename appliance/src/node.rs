@@ -19,7 +19,7 @@ use iris_p2p::{Identity, LinkConfig, Links};
 use iris_store::warm::Engine;
 use iris_store::{LogOptions, RaftLog, StoreOptions};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Door, JoinToken};
@@ -148,9 +148,11 @@ impl Node {
             () = stop.cancelled() => anyhow::bail!("stopped before it was let in"),
         };
         // The cluster as it was when this node stopped knows more than the configuration: those that joined, new addresses.
-        let known = peek(&data.join(META_FILE))?.map_or_else(|| place.members.clone(), |state| state.nodes);
+        let known =
+            peek(&data.join(META_FILE))?.map(|state| state.nodes).filter(|nodes| nodes.contains_key(&place.node));
+        let roster = watch::Sender::new(known.unwrap_or_else(|| place.members.clone()));
         let keys = MemberKeys::default();
-        members::apply(&known, place.node, &links, &keys);
+        members::follow(supervisor, &roster, place.node, links.clone(), keys.clone());
         let task = Arc::new(Mutex::new(Some(task)));
         supervisor.spawn_critical("peer links", move |stop| async move {
             let Some(task) = task.lock().await.take() else { return Ok(()) };
@@ -174,7 +176,7 @@ impl Node {
             MemberOptions {
                 node: place.node,
                 describe: Arc::new(move || described.record()),
-                peers: known.keys().copied().filter(|member| *member != place.node).collect(),
+                roster,
                 meta_path: data.join(META_FILE),
                 log: log.clone(),
                 warm: iris_store::warm::open(engine(config)?, data)?,
@@ -203,7 +205,6 @@ impl Node {
         .await?;
         let state = member.meta_view.borrow().clone().context("the cluster is not founded")?;
         place.settle(data, &state)?;
-        members::follow(supervisor, member.meta_view.clone(), links.clone(), keys, place.node);
         members::keep_book(supervisor, &links, data);
         supervisor.keep(links.clone());
         Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, own, links })

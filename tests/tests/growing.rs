@@ -14,10 +14,15 @@ use iris_tests::seed::Seed;
 use iris_tests::traffic::{Pace, Sender, Style, Traffic};
 use iris_tests::verify::verify;
 use iris_tests::wait::{NotYet, wait_for, within};
-use iris_tests::workload::{chatter, users};
+use iris_tests::workload::{bulk, chatter, users};
 use rand::Rng;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The smallest bound of the log, and messages that fill it more than twice.
+const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const BODY_LEN: usize = 16 * 1024;
+const BODIES: usize = 1_500;
 
 /// Longest all shards may take to have a copy more, two at a time.
 const RAISED_DEADLINE: Duration = Duration::from_secs(120);
@@ -149,17 +154,27 @@ async fn replication_is_raised_to_three_while_messages_flow_and_nodes_die() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_on_different_engines_hold_the_same() {
     let seed = Seed::pick();
-    let mut cluster = Cluster::found(Options::nodes(1).with("store", "checkpoint_ms", 300)).await.unwrap();
+    let options = Options::nodes(1).with("store", "checkpoint_ms", 300).with("store", "log_bytes_max", LOG_BYTES_MAX);
+    let mut cluster = Cluster::found(options).await.unwrap();
     let oracle = Arc::new(Oracle::new());
+    // More than the log keeps, so that whoever joins gets a snapshot.
+    let everybody = users("user-", 20).unwrap();
+    let client = cluster.client(&everybody[0], "bulk").await.unwrap();
+    let style = Style { depth: 20, pace: None };
+    let sender = Sender { client, user: everybody[0].clone(), lane: 1, oracle: oracle.clone(), style };
+    let mut before = Traffic::new();
+    before.add(sender, bulk(seed.rng("bulk"), everybody, BODY_LEN).take(BODIES));
+    assert_eq!(before.finish(RAISED_DEADLINE).await.unwrap().acked, BODIES);
     let traffic = traffic(&cluster, &seed, &oracle).await;
-    oracle.wait_acked(300, DEADLINE).await.unwrap();
-    // The first with SQLite sends what it has to one with sled, that one to another with SQLite.
+    oracle.wait_acked(oracle.acked() + 300, DEADLINE).await.unwrap();
+    // One with sled gets everything from one with SQLite, and another with SQLite from whoever leads then.
     for engine in ["sled", "sqlite"] {
         cluster.set("store", "engine", format!("{engine:?}"));
-        cluster.join(0).await.unwrap();
+        let index = cluster.join(0).await.unwrap();
+        cluster.wait_ready().await.unwrap();
+        wait_copies(&cluster, 0, index + 1).await;
+        assert!(cluster.node(index).has_logged("a snapshot is installed group"), "node {} by snapshot", index + 1);
     }
-    cluster.wait_ready().await.unwrap();
-    wait_copies(&cluster, 0, 3).await;
     for victim in 0..3 {
         oracle.wait_acked(oracle.acked() + 200, DEADLINE).await.unwrap();
         cluster.kill9(victim).unwrap();

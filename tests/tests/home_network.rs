@@ -103,8 +103,8 @@ async fn three_machines_become_a_cluster_with_one_command_each() {
     assert!(loft.iris(&["tail", "--as", "bob", "--from", "0"]).ends_with("alice: before"));
 
     // The router gives the loft another address.
-    loft.machine.add_address("10.78.0.33/24").unwrap();
     loft.machine.remove_address("10.78.0.3/24").unwrap();
+    loft.machine.add_address("10.78.0.33/24").unwrap();
     attic.wait("the loft to be lost", |report| report.nodes[2..].iter().all(|node| !node.up)).await;
     attic.wait("the loft to be found", |report| report.nodes.iter().all(|node| node.up)).await;
     attic.wait("its new address to be known", |report| report.nodes[2].client == "10.78.0.33:8443").await;

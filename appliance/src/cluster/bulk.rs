@@ -28,8 +28,12 @@ const WINDOW_CHUNKS: u64 = 4;
 /// Longest a step may take: a chunk to be sent or taken, a word of the other side to come.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a follower that is still installing says so.
+/// How often a follower that is still at work says so.
 const WORKING_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest a follower may be at work at one thing, reading what it has or installing: a home's slow disk writes some 100 GB
+/// meanwhile, and one that hangs must not be waited for.
+const WORK_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Bytes of a frame: a chunk with its head; an offer's membership has some bytes for each node.
 const FRAME_LEN_MAX: usize = CHUNK_LEN_MAX + 4 * 1024;
@@ -104,10 +108,13 @@ pub(super) async fn send(
     let offer =
         Offer { group, vote, last_log_id: meta.last_log_id, membership: meta.last_membership.clone(), manifest };
     write_frame(&mut stream, &versioned::encode(&offer)).await?;
-    let mut took = match read_reply(&mut stream).await? {
-        Reply::From(chunk) if chunk <= chunks => chunk,
-        Reply::Installed(vote) => return Ok(vote),
-        other => return Err(unexpected(&other)),
+    let mut took = loop {
+        match read_reply(&mut stream).await? {
+            Reply::From(chunk) if chunk <= chunks => break chunk,
+            Reply::Working => outgoing.touch(),
+            Reply::Installed(vote) => return Ok(vote),
+            other => return Err(unexpected(&other)),
+        }
     };
     let mut next = took;
     loop {
@@ -151,8 +158,9 @@ pub(super) async fn receive(mut stream: PeerStream, dir: &Path, installer: &dyn 
         return Ok(write_reply(&mut stream, &Reply::Installed(mine)).await?);
     }
     let (dir, manifest) = (dir.to_owned(), offer.manifest.clone());
-    let begun = tokio::task::spawn_blocking(move || SnapshotReceiver::begin_or_resume(&dir, manifest)).await?;
-    let mut receiver = match begun {
+    // What is here already is read first, all of it.
+    let beginning = tokio::task::spawn_blocking(move || SnapshotReceiver::begin_or_resume(&dir, manifest));
+    let mut receiver = match say_working(&mut stream, beginning).await?? {
         Ok(receiver) => receiver,
         Err(error) => {
             tracing::warn!(group = offer.group, %error, "a snapshot can't be taken in");
@@ -194,7 +202,11 @@ pub(super) async fn receive(mut stream: PeerStream, dir: &Path, installer: &dyn 
 /// Waits for `work`, and keeps the leader waiting with it.
 async fn say_working<T>(stream: &mut PeerStream, work: impl Future<Output = T>) -> io::Result<T> {
     tokio::pin!(work);
+    let give_up = tokio::time::Instant::now() + WORK_DEADLINE;
     loop {
+        if tokio::time::Instant::now() >= give_up {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         match tokio::time::timeout(WORKING_EVERY, &mut work).await {
             Ok(done) => return Ok(done),
             Err(_) => write_reply(stream, &Reply::Working).await?,

@@ -10,6 +10,7 @@ use super::membership::tend_meta;
 use super::meta::MetaCommand;
 use super::placement::next_step;
 use super::proposals::Proposals;
+use super::transport::PeerTransport;
 
 /// Between looks: a step takes longer than that to be carried out.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -18,7 +19,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// The meta group's Raft core has ended.
-pub(super) async fn run(proposals: &Proposals, stop: &CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn run(
+    proposals: &Proposals,
+    transport: &dyn PeerTransport,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -26,8 +31,9 @@ pub(super) async fn run(proposals: &Proposals, stop: &CancellationToken) -> anyh
         }
         let state = proposals.view.borrow().clone();
         let Some(state) = state.filter(|_| proposals.leads()) else { continue };
-        tend_meta(proposals, &state).await?;
-        if let Some(step) = next_step(&state) {
+        tend_meta(proposals, transport, &state).await?;
+        let up = |node| node == proposals.node || transport.is_up(node);
+        if let Some(step) = next_step(&state, up) {
             tracing::info!(shard = %step.shard, before = ?step.before, replicas = ?step.replicas, "placing a shard");
             let command = MetaCommand::Place { shard: step.shard, before: step.before, replicas: step.replicas };
             if let Err(error) = proposals.lead(&command).await {

@@ -82,12 +82,17 @@ pub(super) async fn initialise<SM: openraft::storage::RaftStateMachine<super::ra
     }
 }
 
-/// Waits for the founded state.
-pub(super) async fn wait_until_founded(view: &MetaView, stop: &CancellationToken) -> anyhow::Result<Arc<MetaState>> {
+/// Waits for a founded state that this node is in: one that is still being replayed may be older than this node.
+pub(super) async fn wait_until_founded(
+    node: NodeId,
+    view: &MetaView,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<MetaState>> {
     let mut view = view.clone();
+    let has_us = |state: &Option<Arc<MetaState>>| state.as_ref().is_some_and(|state| state.nodes.contains_key(&node));
     tokio::select! {
         () = stop.cancelled() => anyhow::bail!("stopped before a majority of the members was there to found the cluster"),
-        founded = view.wait_for(Option::is_some) => founded?.clone().ok_or_else(|| anyhow::anyhow!("no meta state")),
+        founded = view.wait_for(has_us) => founded?.clone().ok_or_else(|| anyhow::anyhow!("no meta state")),
     }
 }
 

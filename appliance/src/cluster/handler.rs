@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 use super::bulk::{Installer, Reception};
 use super::group::ShardGroup;
+use super::meta_machine::MetaView;
+use super::neighbours::Known;
 use super::proposals;
 use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire::decode_append;
@@ -43,6 +45,8 @@ pub type ShardGroups = Arc<HashMap<ShardId, ShardGroup>>;
 pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     /// The meta group.
     pub meta: Raft<TypeConfig, SM>,
+    /// Its state.
+    pub view: MetaView,
     /// The shards; empty until they are started.
     pub shards: watch::Receiver<ShardGroups>,
     /// Set while this node is going down: it takes no leadership back.
@@ -58,11 +62,12 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
     #[must_use]
     pub fn new(
         meta: Raft<TypeConfig, SM>,
+        view: MetaView,
         shards: watch::Receiver<ShardGroups>,
         draining: Arc<AtomicBool>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { meta, shards, draining, clock, receptions: Mutex::default() }
+        Self { meta, view, shards, draining, clock, receptions: Mutex::default() }
     }
 }
 
@@ -111,6 +116,7 @@ impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
                 }
                 Method::Append | Method::Read | Method::Cursor => self.edge_call(method, ShardId(group), payload).await,
                 Method::MetaCall => proposals::answer(&self.meta, &*self.clock, from, &payload).await,
+                Method::Members => Ok(self.known_members()),
                 Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
             }
         })
@@ -118,6 +124,13 @@ impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
 }
 
 impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
+    fn known_members(&self) -> Bytes {
+        // The state first: it may only be newer than what is said of it, never older.
+        let members = self.view.borrow().as_ref().map(|state| state.nodes.clone()).unwrap_or_default();
+        let applied = self.meta.metrics().borrow_watched().last_applied.map_or(0, |id| id.index);
+        versioned::encode(&Known { applied, members }).into()
+    }
+
     fn shard(&self, group: u16) -> Result<ShardGroup, String> {
         let shard = ShardId(group.checked_sub(1).ok_or("the meta group is no shard")?);
         self.shards.borrow().get(&shard).cloned().ok_or_else(|| format!("shard {shard} has not started here"))

@@ -23,6 +23,7 @@ use super::handler::{META_GROUP, PeerHandler, ShardGroups};
 use super::log_store::LogStore;
 use super::meta::{MetaState, NodeRecord};
 use super::meta_machine::{MetaMachine, MetaView};
+use super::neighbours::{self, Members};
 use super::network::GroupNetwork;
 use super::proposals::Proposals;
 use super::purge;
@@ -73,9 +74,9 @@ pub struct MemberOptions {
     pub node: NodeId,
     /// This node as the others should know it.
     pub describe: DescribeSelf,
-    /// The other members as far as they are known before the meta state is: from the last run, the configuration, or the
-    /// node that took this one in.
-    pub peers: BTreeSet<NodeId>,
+    /// Who is in the cluster, this node included: at first as known from the last run, the configuration, or the node that took
+    /// this one in; kept up to date from then on.
+    pub roster: watch::Sender<Members>,
     /// Where the meta checkpoint lies.
     pub meta_path: PathBuf,
     /// The open log.
@@ -142,7 +143,6 @@ impl Member {
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let clients = Arc::new(RpcClients::default());
-        serve_calls(supervisor, &options.transport, clients.set_peers(&options.peers));
 
         // Halves of copies that this node was making or taking in when it died.
         iris_store::snapshot::clear_old(&options.snapshot_dir, &[])?;
@@ -176,7 +176,8 @@ impl Member {
         let shards = Shards::new(running.subscribe());
         let draining = Arc::new(AtomicBool::new(false));
         let clock = options.surroundings.clock.clone();
-        let handler = PeerHandler::new(meta.clone(), running.subscribe(), draining.clone(), clock.clone());
+        let handler =
+            PeerHandler::new(meta.clone(), meta_view.clone(), running.subscribe(), draining.clone(), clock.clone());
         let snapshot_dir = options.snapshot_dir.clone();
         serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
@@ -184,15 +185,16 @@ impl Member {
             node: options.node,
             meta: meta.clone(),
             view: meta_view.clone(),
-            seeds: options.peers.iter().copied().collect(),
+            roster: options.roster.subscribe(),
             clients: clients.clone(),
             clock,
         });
         follow_members(supervisor, &proposals, &options.transport);
+        keep_roster(supervisor, &proposals, &options.transport, options.roster);
         let state = match options.founding {
             Some(configured) => {
                 founding::spawn(supervisor, &meta, &meta_view, configured.clone());
-                let state = founding::wait_until_founded(&meta_view, stop).await?;
+                let state = founding::wait_until_founded(options.node, &meta_view, stop).await?;
                 founding::check_members(&configured, &state)?;
                 founding::spawn_description(supervisor, proposals.clone(), options.describe);
                 state
@@ -203,7 +205,7 @@ impl Member {
                 if meta_view.borrow().is_none() {
                     tracing::info!(node = %options.node, "a member; waiting until the others send the cluster's state");
                 }
-                founding::wait_until_founded(&meta_view, stop).await?
+                founding::wait_until_founded(options.node, &meta_view, stop).await?
             }
         };
 
@@ -247,10 +249,10 @@ impl Member {
                 }
             }
         });
-        let for_controller = proposals.clone();
+        let (for_controller, transport) = (proposals.clone(), options.transport.clone());
         supervisor.spawn("controller", move |stop| {
-            let proposals = for_controller.clone();
-            async move { controller::run(&proposals, &stop).await }
+            let (proposals, transport) = (for_controller.clone(), transport.clone());
+            async move { controller::run(&proposals, &*transport, &stop).await }
         });
         Ok(Self {
             node: options.node,
@@ -372,19 +374,39 @@ fn follow_members(supervisor: &Supervisor, proposals: &Arc<Proposals>, transport
     supervisor.spawn("members", move |stop| {
         let (proposals, transport, tasks) = (proposals.clone(), transport.clone(), tasks.clone());
         async move {
-            let mut view = proposals.view.clone();
+            let mut roster = proposals.roster.clone();
             loop {
-                let peers = view.borrow_and_update().as_ref().map(|state| {
-                    state.nodes.keys().copied().filter(|member| *member != proposals.node).collect::<BTreeSet<_>>()
-                });
-                if let Some(peers) = peers {
-                    serve_calls(&tasks, &transport, proposals.clients.set_peers(&peers));
-                }
+                let mut peers: BTreeSet<NodeId> = roster.borrow_and_update().keys().copied().collect();
+                peers.remove(&proposals.node);
+                serve_calls(&tasks, &transport, proposals.clients.set_peers(&peers));
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    changed = view.changed() => changed?,
+                    changed = roster.changed() => changed?,
                 }
             }
+        }
+    });
+}
+
+/// Keeps the roster in line with the meta state and with what others say.
+fn keep_roster(
+    supervisor: &Supervisor,
+    proposals: &Arc<Proposals>,
+    transport: &Arc<dyn PeerTransport>,
+    roster: watch::Sender<Members>,
+) {
+    let (heard, roster) = (Arc::new(watch::Sender::new(Members::new())), Arc::new(roster));
+    let (view, node, listening) = (proposals.view.clone(), proposals.node, heard.clone());
+    supervisor.spawn("roster", move |stop| {
+        let (view, listening, roster) = (view.clone(), listening.subscribe(), roster.clone());
+        async move { neighbours::keep_roster(node, view, listening, &roster, &stop).await }
+    });
+    let (proposals, transport) = (proposals.clone(), transport.clone());
+    supervisor.spawn("neighbours", move |stop| {
+        let (proposals, transport, heard) = (proposals.clone(), transport.clone(), heard.clone());
+        async move {
+            neighbours::ask_around(&proposals, &*transport, &heard, &stop).await;
+            Ok(())
         }
     });
 }

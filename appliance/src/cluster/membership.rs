@@ -8,7 +8,7 @@ use std::time::Duration;
 use iris_protocol::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
-use openraft::{ChangeMembers, Raft};
+use openraft::{ChangeMembers, Instant as _, Raft};
 use tokio_util::sync::CancellationToken;
 
 use super::group::ShardGroup;
@@ -16,6 +16,7 @@ use super::meta::MetaState;
 use super::placement::meta_voters;
 use super::proposals::{MetaCall, Proposals};
 use super::raft_types::TypeConfig;
+use super::transport::PeerTransport;
 
 /// Between looks. Also how soon a learner that has caught up is promoted.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -29,6 +30,9 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// A learner this many entries behind has caught up: it will have the rest before a client's next batch is answered, and with a
 /// stream of writes nobody is ever at zero.
 const LAG_MAX: u64 = 64;
+
+/// A learner must have answered its leader this lately to become a voter: several heartbeats.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who shall be in a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,6 +80,7 @@ pub(super) fn next_change(now: &Present, wanted: &Wanted, caught_up: impl Fn(Nod
 pub(super) async fn keep_shard(
     group: &ShardGroup,
     proposals: &Proposals,
+    transport: &dyn PeerTransport,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut leadership = group.leadership.clone();
@@ -93,7 +98,7 @@ pub(super) async fn keep_shard(
         if let Some(record) = record {
             let now = present(&group.raft);
             let wanted = Wanted { voters: record.replicas.iter().copied().collect(), learners: BTreeSet::new() };
-            let change = next_change(&now, &wanted, |node| caught_up(&group.raft, node));
+            let change = next_change(&now, &wanted, |node| caught_up(&group.raft, transport, node));
             match (change, now.voters.as_slice()) {
                 (Some(change), _) => make(&format!("shard {}", group.shard), &group.raft, change).await?,
                 (None, [voters]) if now.at > record.voters_at => {
@@ -114,12 +119,16 @@ pub(super) async fn keep_shard(
 }
 
 /// Brings the meta group one change nearer to having every member in it. For its leader.
-pub(super) async fn tend_meta(proposals: &Proposals, state: &MetaState) -> anyhow::Result<()> {
+pub(super) async fn tend_meta(
+    proposals: &Proposals,
+    transport: &dyn PeerTransport,
+    state: &MetaState,
+) -> anyhow::Result<()> {
     let now = present(&proposals.meta);
     let voting: Vec<NodeId> = now.voters.iter().flatten().copied().collect();
     let voters: BTreeSet<NodeId> = meta_voters(state.settled_nodes(), &voting).into_iter().collect();
     let learners = state.settled_nodes().filter(|node| !voters.contains(node)).collect();
-    match next_change(&now, &Wanted { voters, learners }, |node| caught_up(&proposals.meta, node)) {
+    match next_change(&now, &Wanted { voters, learners }, |node| caught_up(&proposals.meta, transport, node)) {
         Some(change) => make("meta", &proposals.meta, change).await,
         None => Ok(()),
     }
@@ -136,8 +145,20 @@ fn present<SM: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>) -> Pre
     }
 }
 
-fn caught_up<SM: RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>, node: NodeId) -> bool {
-    lag(raft, node).is_some_and(|lag| lag <= LAG_MAX)
+/// Whether a learner has what it needs to vote, and is there: what it had when it was last heard of says nothing of that, and a
+/// group that waits for a voter which is gone can commit nothing, not even that it goes without it.
+fn caught_up<SM: RaftStateMachine<TypeConfig>>(
+    raft: &Raft<TypeConfig, SM>,
+    transport: &dyn PeerTransport,
+    node: NodeId,
+) -> bool {
+    let answers = {
+        let metrics = raft.metrics();
+        let now = metrics.borrow_watched();
+        let acked = now.heartbeat.as_ref().and_then(|acked| acked.get(&node).copied().flatten());
+        acked.is_some_and(|acked| acked.elapsed() <= ANSWERED_WITHIN)
+    };
+    answers && transport.is_up(node) && lag(raft, node).is_some_and(|lag| lag <= LAG_MAX)
 }
 
 /// Entries a member lacks; `None` if this node does not lead or has not heard from it.

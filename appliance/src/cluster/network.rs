@@ -22,7 +22,7 @@ use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire;
 use super::rpc::{Method, RpcClients, RpcError};
 use super::snapshots::{Outgoing, SnapshotData, SnapshotOf, mark_of};
-use super::transport::{Channel, PeerStream, PeerTransport};
+use super::transport::{Channel, PeerTransport};
 
 /// For requests that carry entries. openraft's own limit is made for heartbeats (a part of their interval): over a slow link, or
 /// before a slow disk, the same entries would be sent again and again and their answers always come too late. A dead peer is
@@ -93,9 +93,10 @@ impl GroupPeer {
 }
 
 impl GroupPeer {
-    async fn send_snapshot(&self, vote: Vote, snapshot: SnapshotOf, stream: PeerStream) -> io::Result<Vote> {
+    async fn send_snapshot(&self, vote: Vote, snapshot: SnapshotOf) -> io::Result<Vote> {
         let SnapshotOf { meta, snapshot } = snapshot;
         let file = self.outgoing.file(snapshot, mark_of(&meta)).await?;
+        let stream = self.transport.open(self.target, Channel::Bulk).await.map_err(io::Error::other)?;
         tracing::info!(group = self.group, node = %self.target, bytes = file.manifest().bytes, "sending a snapshot");
         let vote = bulk::send(stream, self.group, vote, &meta, &file, &self.outgoing).await?;
         tracing::info!(group = self.group, node = %self.target, "a snapshot is installed there");
@@ -140,13 +141,14 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        // First the stream: without one, nothing needs to be copied.
-        let stream = self.transport.open(self.target, Channel::Bulk).await.map_err(|error| {
-            StreamingError::Unreachable(Unreachable::from_string(format!("no stream for a snapshot: {error}")))
-        })?;
+        // Without a link, nothing needs to be copied.
+        if !self.transport.is_up(self.target) {
+            let error = RpcError::Unreachable(self.target);
+            return Err(StreamingError::Unreachable(Unreachable::new(&error)));
+        }
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_snapshot(vote, snapshot, stream) => match sent {
+            sent = self.send_snapshot(vote, snapshot) => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(error) => {
                     tracing::warn!(group = self.group, node = %self.target, %error, "a snapshot did not get through; it is tried again");

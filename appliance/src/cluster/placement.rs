@@ -28,22 +28,30 @@ pub struct Step {
 /// The next change, or none: one replica more for a shard that has too few, on the node that holds fewest; else another
 /// preferred leader, if one node is preferred by two shards more than another. Nothing while enough shards are under way, so
 /// the same state always gives the same step, and a controller that dies is simply asked again elsewhere.
+///
+/// Only nodes that are `up` are given anything, and a shard that waits for one that is not waits for nobody: a machine that
+/// joined and died holds up neither itself nor the others.
 #[must_use]
-pub fn next_step(state: &MetaState) -> Option<Step> {
-    let wanted = state.settled_nodes().count().min(REPLICAS_MAX);
-    let under_way = state.shards.iter().filter(|record| !record.is_settled()).count();
+pub fn next_step(state: &MetaState, up: impl Fn(NodeId) -> bool) -> Option<Step> {
+    let nodes = state.settled_nodes().count();
+    let awaited = |record: &ShardRecord| record.replicas.iter().any(|node| !record.voters.contains(node) && up(*node));
+    let under_way = state.shards.iter().filter(|record| awaited(record)).count();
     if under_way >= MOVES_MAX {
         return None;
     }
     let held = count(state, |record| &record.replicas);
-    let short = state.shards().filter(|(_, record)| record.is_settled() && record.replicas.len() < wanted);
+    let wanted = nodes.min(REPLICAS_MAX);
+    let short = state.shards().filter(|(_, record)| !awaited(record) && record.replicas.len() < wanted);
     // The shard with fewest copies first: it has most to lose.
-    if let Some((shard, record)) = short.min_by_key(|(shard, record)| (record.replicas.len(), *shard)) {
-        let free = held.iter().filter(|(node, _)| !record.replicas.contains(node));
-        let (node, _) = free.min_by_key(|(node, held)| (**held, **node))?;
-        let mut replicas = record.replicas.clone();
-        replicas.push(*node);
-        return Some(Step { shard, before: record.replicas.clone(), replicas });
+    let mut short: Vec<_> = short.collect();
+    short.sort_by_key(|(shard, record)| (record.voters.len(), *shard));
+    for (shard, record) in short {
+        let free = held.iter().filter(|(node, _)| up(**node) && !record.replicas.contains(node));
+        if let Some((node, _)) = free.min_by_key(|(node, held)| (**held, **node)) {
+            let mut replicas = record.replicas.clone();
+            replicas.push(*node);
+            return Some(Step { shard, before: record.replicas.clone(), replicas });
+        }
     }
     (under_way == 0).then(|| lead_elsewhere(state)).flatten()
 }
@@ -52,7 +60,7 @@ pub fn next_step(state: &MetaState) -> Option<Step> {
 fn lead_elsewhere(state: &MetaState) -> Option<Step> {
     let leads = count(state, |record| record.replicas.get(..1).unwrap_or_default());
     let of = |node: &NodeId| leads.get(node).copied().unwrap_or(0);
-    state.shards().find_map(|(shard, record)| {
+    state.shards().filter(|(_, record)| record.is_settled()).find_map(|(shard, record)| {
         let (leader, others) = record.replicas.split_first()?;
         let at = others.iter().enumerate().min_by_key(|(_, node)| (of(node), **node)).map(|(at, _)| at + 1)?;
         (of(leader) >= of(&record.replicas[at]) + 2).then(|| {

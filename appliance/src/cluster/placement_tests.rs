@@ -39,20 +39,28 @@ fn founded(nodes: u64, shards: u16) -> MetaState {
 
 /// Carries steps out as controller and shard leaders would, the moves under way ending in any order.
 fn settle(state: &mut MetaState, order: &mut impl FnMut(usize) -> usize) -> usize {
+    settle_among(state, order, |_| true)
+}
+
+/// The same while only some nodes are up: those that aren't confirm nothing.
+fn settle_among(state: &mut MetaState, order: &mut impl FnMut(usize) -> usize, up: impl Fn(NodeId) -> bool) -> usize {
     for steps in 0..10_000 {
-        if let Some(step) = next_step(state) {
+        if let Some(step) = next_step(state, &up) {
             let record = &mut state.shards[usize::from(step.shard.0)];
             assert_eq!(record.replicas, step.before);
             record.replicas = step.replicas;
             continue;
         }
-        let moving: Vec<usize> = (0..state.shards.len()).filter(|at| !state.shards[*at].is_settled()).collect();
+        let awaits =
+            |record: &ShardRecord| record.replicas.iter().any(|node| !record.voters.contains(node) && up(*node));
+        let moving: Vec<usize> = (0..state.shards.len()).filter(|at| awaits(&state.shards[*at])).collect();
         assert!(moving.len() <= MOVES_MAX);
         if moving.is_empty() {
             return steps;
         }
         let record = &mut state.shards[moving[order(moving.len())]];
-        record.voters = record.replicas.clone();
+        record.voters =
+            record.replicas.iter().copied().filter(|node| record.voters.contains(node) || up(*node)).collect();
     }
     panic!("the steps never end");
 }
@@ -79,7 +87,7 @@ proptest! {
         let state = founded(nodes, shards);
         check(&state);
         prop_assert!(state.vnodes.iter().all(|shard| shard.0 < shards));
-        prop_assert_eq!(next_step(&state), None, "a founded cluster has nothing to do");
+        prop_assert_eq!(next_step(&state, |_| true), None, "a founded cluster has nothing to do");
     }
 
     #[test]
@@ -94,6 +102,29 @@ proptest! {
             prop_assert!(spread(&count(&state, |record| &record.replicas)) <= 1);
         }
     }
+}
+
+#[test]
+fn a_machine_that_joined_and_died_holds_nobody_up() {
+    let mut state = founded(1, 8);
+    state.nodes.insert(NodeId(2), record(2));
+    // It is given two shards, and dies.
+    for _ in 0..MOVES_MAX {
+        let step = next_step(&state, |_| true).unwrap();
+        state.shards[usize::from(step.shard.0)].replicas = step.replicas;
+    }
+    let up = |node| node != NodeId(2);
+    assert_eq!(next_step(&state, up), None, "nobody else is there");
+    state.nodes.extend((3..=4).map(|id| (NodeId(id), record(id))));
+    settle_among(&mut state, &mut |_| 0, up);
+    for record in &state.shards {
+        let copies = record.voters.len();
+        assert!(copies >= 2 && !record.voters.contains(&NodeId(2)), "{record:?}");
+    }
+    assert_eq!(state.shards.iter().filter(|record| record.voters.len() == 3).count(), 6);
+    // It comes back.
+    settle(&mut state, &mut |_| 0);
+    assert!(state.shards.iter().all(|record| record.voters.len() == 3), "{:?}", state.shards);
 }
 
 #[test]

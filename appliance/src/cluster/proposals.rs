@@ -12,6 +12,7 @@ use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::handler::META_GROUP;
@@ -19,6 +20,7 @@ use super::member::MetaRaft;
 use super::meta::admission::{Join, NewToken, SecretHash, TokenId};
 use super::meta::{MetaCommand, MetaOutcome, NodeRecord};
 use super::meta_machine::MetaView;
+use super::neighbours::Members;
 use super::raft_types::{Applied, Command, TypeConfig};
 use super::refused::Refused;
 use super::rpc::{Method, RpcClients};
@@ -136,8 +138,8 @@ pub struct Proposals {
     pub meta: MetaRaft,
     /// The members.
     pub view: MetaView,
-    /// The members to ask as long as there is no state: those that let this node in.
-    pub seeds: Vec<NodeId>,
+    /// The members to ask.
+    pub roster: watch::Receiver<Members>,
     /// Calls to them.
     pub clients: Arc<RpcClients>,
     /// The time for what is proposed here.
@@ -195,9 +197,7 @@ impl Proposals {
 
     /// The members one after the other, this node included: it may become the leader itself.
     fn member(&self, turn: usize) -> NodeId {
-        let state = self.view.borrow();
-        let mut members: Vec<NodeId> =
-            state.as_ref().map_or_else(|| self.seeds.clone(), |state| state.nodes.keys().copied().collect());
+        let mut members: Vec<NodeId> = self.roster.borrow().keys().copied().collect();
         members.retain(|member| *member != self.node);
         members.push(self.node);
         members[turn % members.len()]

@@ -11,8 +11,9 @@ use super::group::ShardGroup;
 use super::raft_types::TypeConfig;
 use super::snapshots::Outgoing;
 
-/// Longest the Raft core may take to take note of a checkpoint; it answers at once unless it is stopping.
-const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest the Raft core may take to take note of a checkpoint, which it does behind what it applies; else the next round
+/// purges. Short, because the checkpointer waits.
+const ANNOUNCE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Entries of the meta group kept: some hundred bytes each, save for the rare large one.
 const META_ENTRIES_KEPT: u64 = 1_000;
@@ -20,6 +21,10 @@ const META_ENTRIES_KEPT: u64 = 1_000;
 /// Purges a shard's log, keeping `keep_bytes` of it behind the checkpoint.
 pub(super) async fn behind_checkpoint(group: &ShardGroup, keep_bytes: u64) {
     let Some(upto) = group.log.index_behind(keep_bytes) else { return };
+    // Apply waits for the next checkpoint then, and the core behind it.
+    if group.store.is_full() {
+        return;
+    }
     purge(&group.raft, &group.log, &group.outgoing, upto.min(group.store.checkpointed().index)).await;
 }
 

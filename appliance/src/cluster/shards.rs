@@ -236,10 +236,10 @@ async fn start_shard(
             async move { initialise(&raft, &founders, rank, &stop).await }
         });
     }
-    let (for_changes, proposals) = (group.clone(), options.proposals.clone());
+    let (for_changes, proposals, transport) = (group.clone(), options.proposals.clone(), options.transport.clone());
     supervisor.spawn(format!("membership of shard {shard}"), move |stop| {
-        let (group, proposals) = (for_changes.clone(), proposals.clone());
-        async move { membership::keep_shard(&group, &proposals, &stop).await }
+        let (group, proposals, transport) = (for_changes.clone(), proposals.clone(), transport.clone());
+        async move { membership::keep_shard(&group, &proposals, &*transport, &stop).await }
     });
     Ok(group)
 }

@@ -20,8 +20,14 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// How long a group keeps its log for a follower that is being sent a snapshot, without hearing from it: a follower that comes
-/// back within it goes on where it stopped; one that doesn't must not fill this disk.
-const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
+/// back within it goes on where it stopped.
+const HOLD_UNHEARD_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// How long it keeps it in all: whatever goes wrong over there must not fill this disk.
+const HOLD_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// How long it keeps it once a follower has the snapshot: what came meanwhile is still to be sent from the log.
+const HOLD_AFTER: Duration = Duration::from_secs(60);
 
 /// What openraft hands from a state machine to the network, and from the network to a state machine.
 pub enum SnapshotData {
@@ -101,8 +107,28 @@ pub struct Outgoing {
 #[derive(Default)]
 struct State {
     file: Option<Arc<SnapshotFile>>,
-    /// When a follower last took a piece of it.
-    used: Option<Instant>,
+    hold: Option<Hold>,
+}
+
+/// The log behind an index is kept.
+#[derive(Clone, Copy)]
+struct Hold {
+    index: u64,
+    /// Since it began.
+    since: Instant,
+    /// Unless something is heard.
+    until: Instant,
+}
+
+impl Hold {
+    fn on(index: u64) -> Self {
+        let now = Instant::now();
+        Self { index, since: now, until: now + HOLD_UNHEARD_MAX }
+    }
+
+    fn stands(&self) -> bool {
+        Instant::now() < self.until && self.since.elapsed() < HOLD_MAX
+    }
 }
 
 impl Outgoing {
@@ -116,8 +142,7 @@ impl Outgoing {
         let mut state = self.lock();
         let file = state.file.clone()?;
         let reached = self.log.first_index().is_none_or(|first| first <= file.manifest().mark.index + 1);
-        let fresh = state.used.is_some_and(|used| used.elapsed() < HOLD_MAX);
-        if reached && fresh {
+        if reached && state.hold.is_some_and(|hold| hold.stands()) {
             return Some(file);
         }
         drop_file(&mut state);
@@ -133,27 +158,36 @@ impl Outgoing {
         if let Some(kept) = self.kept().filter(|kept| kept.manifest().mark == mark) {
             return Ok(kept);
         }
-        // From here on the log must keep what is behind it.
+        // From here on, so that the log still reaches back to it when the copy is made.
+        drop_file(&mut self.lock());
+        self.lock().hold = Some(Hold::on(mark.index));
         let dir = self.dir.clone();
         let file =
             tokio::task::spawn_blocking(move || data.into_file(&dir, mark)).await.map_err(io::Error::other)??;
-        *self.lock() = State { file: Some(file.clone()), used: Some(Instant::now()) };
+        self.lock().file = Some(file.clone());
+        self.touch();
         Ok(file)
     }
 
-    /// A follower took a piece.
+    /// A follower was heard from.
     pub(super) fn touch(&self) {
-        self.lock().used = Some(Instant::now());
+        if let Some(hold) = &mut self.lock().hold {
+            hold.until = Instant::now() + HOLD_UNHEARD_MAX;
+        }
     }
 
     /// A follower has it whole.
     pub(super) fn done(&self) {
-        drop_file(&mut self.lock());
+        let mut state = self.lock();
+        drop_file(&mut state);
+        if let Some(hold) = &mut state.hold {
+            hold.until = Instant::now() + HOLD_AFTER;
+        }
     }
 
     /// The log must be kept behind this index.
     pub(super) fn held_index(&self) -> Option<u64> {
-        self.kept().map(|file| file.manifest().mark.index)
+        self.lock().hold.filter(Hold::stands).map(|hold| hold.index)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,7 +197,7 @@ impl Outgoing {
 
 /// Whoever still reads the file goes on doing so.
 fn drop_file(state: &mut State) {
-    if let Some(file) = std::mem::take(state).file {
+    if let Some(file) = state.file.take() {
         remove(&file);
     }
 }

@@ -132,7 +132,7 @@ async fn try_run(
             let own = nodes[&me].clone();
             Arc::new(move || own.clone())
         },
-        peers: nodes.keys().copied().filter(|node| *node != me).collect(),
+        roster: tokio::sync::watch::Sender::new(nodes),
         meta_path: folder.join("meta"),
         log: log.clone(),
         warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),

@@ -1,21 +1,27 @@
-//! From the cluster's members to the links: whom the gate lets in, where each is dialled, which key each has. Follows the meta
-//! state, so that a member that joins is let in, and one that is removed is cut off, on every node by itself.
+//! From the cluster's members to the links: whom the gate lets in, where each is dialled, which key each has. Follows the
+//! roster, so that a member that joins is let in, and one that is removed is cut off, on every node by itself.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::Duration;
 
 use iris_p2p::{AddressBook, Links, Member, PeerKey};
 use iris_protocol::NodeId;
 use iris_protocol::versioned;
 use iris_store::{StoreError, read_checked, write_checked};
+use tokio::sync::watch;
 
 use crate::cluster::meta::NodeRecord;
-use crate::cluster::{MemberKeys, MetaView};
+use crate::cluster::{MemberKeys, Members};
 use crate::supervise::Supervisor;
 
 /// The file of the address book, in the data folder, and its version: the book's own comes on top.
 const BOOK_FILE: &str = "addresses";
 const BOOK_FILE_VERSION: u16 = 1;
+
+/// Between two writes of it, save for the last: anybody on the local network can make it change often, and it shares its disk with
+/// the log.
+const WRITE_BOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The others, as the links want them.
 fn for_links(members: &BTreeMap<NodeId, NodeRecord>, me: NodeId) -> Vec<Member> {
@@ -29,24 +35,29 @@ fn keys(members: &BTreeMap<NodeId, NodeRecord>) -> HashMap<NodeId, PeerKey> {
 }
 
 /// Brings the links in line with these members.
-pub(super) fn apply(members: &BTreeMap<NodeId, NodeRecord>, me: NodeId, links: &Links, member_keys: &MemberKeys) {
+fn apply(members: &BTreeMap<NodeId, NodeRecord>, me: NodeId, links: &Links, member_keys: &MemberKeys) {
     // Keys first: a stream from a new member must find its node.
     member_keys.set(keys(members));
     links.set_members(for_links(members, me));
 }
 
-/// Keeps the links in line with the meta state.
-pub(super) fn follow(supervisor: &Supervisor, view: MetaView, links: Links, member_keys: MemberKeys, me: NodeId) {
+/// Keeps the links in line with the roster.
+pub(super) fn follow(
+    supervisor: &Supervisor,
+    roster: &watch::Sender<Members>,
+    me: NodeId,
+    links: Links,
+    member_keys: MemberKeys,
+) {
+    let roster = roster.subscribe();
     supervisor.spawn("links' members", move |stop| {
-        let (mut view, links, member_keys) = (view.clone(), links.clone(), member_keys.clone());
+        let (mut roster, links, member_keys) = (roster.clone(), links.clone(), member_keys.clone());
         async move {
             loop {
-                if let Some(state) = view.borrow_and_update().clone() {
-                    apply(&state.nodes, me, &links, &member_keys);
-                }
+                apply(&roster.borrow_and_update(), me, &links, &member_keys);
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    changed = view.changed() => changed?,
+                    changed = roster.changed() => changed?,
                 }
             }
         }
@@ -81,9 +92,15 @@ pub(super) fn keep_book(supervisor: &Supervisor, links: &Links, data: &Path) {
                 if let Err(error) = written.await? {
                     tracing::warn!(%error, "the address book can't be written");
                 }
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
                 tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    changed = book.changed() => changed?,
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(WRITE_BOOK_EVERY) => tokio::select! {
+                        () = stop.cancelled() => {}
+                        changed = book.changed() => changed?,
+                    }
                 }
             }
         }

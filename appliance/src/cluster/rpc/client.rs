@@ -13,7 +13,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Method, QUEUE_LEN_MAX, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
+use super::{Method, QUEUE_LEN_MAX, VERSION, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
 use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
 
 /// Between attempts to open a stream: short, because the link below has its own backoff and says at once that it is down.
@@ -177,6 +177,7 @@ async fn write_calls(
     calls_max: usize,
 ) -> std::io::Result<()> {
     let mut out = BytesMut::new();
+    out.put_u8(VERSION);
     let mut next_id = 0u64;
     while let Some(first) = calls.recv().await {
         let mut taken = Some(first);

@@ -1,7 +1,7 @@
 //! Calls between nodes: many requests and answers, in any order, on one long-lived stream per peer and channel. Owns framing,
 //! matching and deadlines; what a call means is the caller's and the handler's business.
 //!
-//! A request is `len u32, id u64, method u8, group u16, payload`; an answer `len u32, id u64, status u8, payload`; integers
+//! The caller's side of a stream begins with one byte, the version of what follows. A request is `len u32, id u64, method u8, group u16, payload`; an answer `len u32, id u64, status u8, payload`; integers
 //! big-endian, `len` counts what follows it.
 
 mod client;
@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes of one frame: the largest read of the log ([`super::log_store`]), plus one entry over it, with room to spare.
 const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// Version of the frames on a stream; what they carry has versions of its own.
+const VERSION: u8 = 1;
 
 /// Bytes gathered into one write.
 const WRITE_GATHER_MAX: usize = 256 * 1024;
@@ -52,11 +55,13 @@ pub enum Method {
     WillLead = 13,
     /// A change of the meta state, for its group's leader to propose.
     MetaCall = 14,
+    /// Who is in the cluster, as the asked node knows.
+    Members = 15,
 }
 
 impl Method {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Method; 9] = [
+        const ALL: [Method; 10] = [
             Method::AppendEntries,
             Method::Vote,
             Method::PreVote,
@@ -66,6 +71,7 @@ impl Method {
             Method::Cursor,
             Method::WillLead,
             Method::MetaCall,
+            Method::Members,
         ];
         ALL.into_iter().find(|method| *method as u8 == byte)
     }

@@ -6,15 +6,19 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use iris_protocol::NodeId;
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::{Method, QUEUE_LEN_MAX, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
+use super::{Method, QUEUE_LEN_MAX, VERSION, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
 use crate::cluster::transport::{Channel, PeerStream};
 
 /// Longest a request may take: its caller has given up long before, save for reads that wait for news, which wait half of it.
 const HANDLE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The same for Raft's own: while a group installs a snapshot it answers none, its leader asks ten times a second, and the
+/// other groups of the stream need the room.
+const RAFT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What answers requests.
 pub trait RpcHandler: Send + Sync + 'static {
@@ -50,6 +54,12 @@ async fn read_requests(
     handler: Arc<dyn RpcHandler>,
     answers: mpsc::Sender<Answer>,
 ) -> std::io::Result<()> {
+    let version = reader.read_u8().await?;
+    if version != VERSION {
+        return Err(std::io::Error::other(format!(
+            "node {node} speaks version {version} of calls, this node {VERSION}: upgrade the older of the two"
+        )));
+    }
     let room = Arc::new(Semaphore::new(channel.calls_max()));
     let mut tasks = JoinSet::new();
     let mut buf = BytesMut::new();
@@ -60,9 +70,10 @@ async fn read_requests(
         let (id, method, group) = (frame.get_u64(), frame.get_u8(), frame.get_u16());
         let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
         let (handler, answers) = (handler.clone(), answers.clone());
+        let deadline = if channel == Channel::Raft { RAFT_DEADLINE } else { HANDLE_DEADLINE };
         tasks.spawn(async move {
             let answer = match Method::from_byte(method) {
-                Some(method) => tokio::time::timeout(HANDLE_DEADLINE, handler.handle(node, method, group, frame))
+                Some(method) => tokio::time::timeout(deadline, handler.handle(node, method, group, frame))
                     .await
                     .unwrap_or_else(|_| Err("it took too long".to_owned())),
                 None => Err(format!("method {method} is unknown to this version")),

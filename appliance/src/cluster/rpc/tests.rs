@@ -97,7 +97,7 @@ async fn refusals_deadlines_and_breaks_are_told_apart() {
 async fn a_stream_that_takes_no_answers_ends() {
     let (mut ours, theirs) = tokio::io::duplex(64);
     let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(theirs), Arc::new(Echo)));
-    let mut request = BytesMut::new();
+    let mut request = BytesMut::from(&[VERSION][..]);
     put_frame(
         &mut request,
         |out| {
@@ -110,4 +110,13 @@ async fn a_stream_that_takes_no_answers_ends() {
     tokio::io::AsyncWriteExt::write_all_buf(&mut ours, &mut request).await.unwrap();
     let ended = tokio::time::timeout(WRITE_DEADLINE * 2, server).await.expect("the stream should have ended");
     assert!(ended.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_peer_of_another_version_is_told_so() {
+    let (mut ours, theirs) = tokio::io::duplex(64);
+    let server = tokio::spawn(serve(NodeId(3), Channel::Edge, Box::new(theirs), Arc::new(Echo)));
+    tokio::io::AsyncWriteExt::write_u8(&mut ours, VERSION + 1).await.unwrap();
+    let error = server.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("node 3 speaks version 2") && error.contains("upgrade"), "{error}");
 }
