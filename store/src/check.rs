@@ -23,7 +23,7 @@ pub struct AreaReport {
     pub area: &'static str,
     /// How much of what was read.
     pub counts: Vec<(&'static str, u64)>,
-    /// What is wrong; the first [`FINDINGS_MAX`].
+    /// What is wrong; only the first of very many.
     pub findings: Vec<Finding>,
     /// How many more there are.
     pub more_findings: u64,

@@ -59,7 +59,7 @@ fn load(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// The cluster as the checkpoint file of a stopped node knows it: what a start goes by before the meta group runs.
 ///
 /// # Errors
-/// As [`MetaMachine::open`].
+/// The file is damaged, or of another version.
 pub fn peek(path: &Path) -> io::Result<Option<MetaState>> {
     let Some(bytes) = load(path)? else { return Ok(None) };
     Ok(Checkpoint::read(&bytes)?.2.state)

@@ -128,3 +128,40 @@ async fn newest(proposals: &Proposals, transport: &dyn PeerTransport) -> Option<
     let answers = futures::future::join_all(asked).await;
     answers.into_iter().flatten().max_by_key(|known| known.applied)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cluster::placement::tests::{founded, record};
+
+    fn members(ids: impl IntoIterator<Item = u64>) -> Members {
+        ids.into_iter().map(|id| (NodeId(id), record(id))).collect()
+    }
+
+    /// Node 3 was let in by 2; the meta log it replays begins with the founders.
+    #[tokio::test]
+    async fn a_state_older_than_this_node_cuts_nobody_off_and_what_was_heard_is_added() {
+        let (state, view) = watch::channel(None);
+        let (say, heard) = watch::channel(Members::new());
+        let roster = watch::Sender::new(members(1..=3));
+        let mut seen = roster.subscribe();
+        let stop = CancellationToken::new();
+        let keeping = keep_roster(NodeId(3), view, heard, &roster, &stop);
+        let telling = async {
+            let ids = |now: &Members| now.keys().map(|node| node.0).collect::<Vec<_>>();
+            state.send_replace(Some(Arc::new(founded(1, 1))));
+            say.send_replace(members(4..=4));
+            assert_eq!(ids(&seen.wait_for(|now| now.len() == 4).await.unwrap()), [1, 2, 3, 4]);
+            let mut newer = founded(4, 1);
+            newer.nodes.remove(&NodeId(2));
+            state.send_replace(Some(Arc::new(newer)));
+            say.send_replace(Members::new());
+            assert_eq!(ids(&seen.wait_for(|now| now.len() == 3).await.unwrap()), [1, 3, 4], "one was removed");
+            stop.cancel();
+        };
+        let (kept, ()) = tokio::join!(keeping, telling);
+        kept.unwrap();
+    }
+}

@@ -117,4 +117,4 @@ pub fn first_vnodes(shards: u16) -> Vec<ShardId> {
 
 #[cfg(test)]
 #[path = "placement_tests.rs"]
-mod tests;
+pub(super) mod tests;

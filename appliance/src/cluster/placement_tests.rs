@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::cluster::meta::admission::Admissions;
 use crate::cluster::meta::{DedupSettings, Leaf, NodeRecord, Pki, Secret};
 
-fn record(id: u64) -> NodeRecord {
+pub(in crate::cluster) fn record(id: u64) -> NodeRecord {
     NodeRecord {
         name: format!("n{id}"),
         key: Identity::ephemeral().peer_id(),
@@ -16,7 +16,7 @@ fn record(id: u64) -> NodeRecord {
     }
 }
 
-fn founded(nodes: u64, shards: u16) -> MetaState {
+pub(in crate::cluster) fn founded(nodes: u64, shards: u16) -> MetaState {
     let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
     let (pem, secret) = (String::new(), Secret::new(String::new()));
     MetaState {

@@ -26,7 +26,7 @@ pub enum Channel {
     Edge,
     /// Pages of inboxes: calls that may wait long for news, one for every follower of an inbox led elsewhere.
     Read,
-    /// One snapshot on its way ([`super::bulk`]): a stream for each, not for calls.
+    /// One snapshot on its way: a stream for each, not for calls.
     Bulk,
 }
 

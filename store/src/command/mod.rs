@@ -48,7 +48,7 @@ pub struct NewMessage {
     pub kind: u16,
     /// The leader's stamp: the entry's id unless the shard is already further (A2).
     pub stamp: EntryId,
-    /// Opaque bytes, at most [`BODY_LEN_MAX`].
+    /// Opaque bytes, at most [`iris_protocol::limits::BODY_LEN_MAX`].
     pub body: Bytes,
 }
 
