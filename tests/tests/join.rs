@@ -125,6 +125,7 @@ async fn a_lost_answer_strands_no_machine() {
         name: "node-2".to_owned(),
         p2p: Vec::new(),
         client: cluster.addresses()[1].clone(),
+        bound: cluster.addresses()[1].parse().unwrap(),
     };
     let place = join(&newcomer, &*Surroundings::system().random, &|_| {}).await.unwrap();
     assert_eq!(place.node.0, 2);

@@ -1,20 +1,28 @@
-//! The new node's side of joining: asks at the token's addresses, one after the other, until one answers for the cluster. Believes
-//! only who proves to be of the cluster whose CA the token names.
+//! The new node's side of joining: asks at the token's addresses, a moment apart, until one answers for the cluster. Believes only
+//! who proves to be of the cluster whose CA the token names.
+//!
+//! Several members may be asked at once, because a dead address must not hold up the others. That is safe: a join goes through
+//! the one log of the meta group, and the second one of the same key finds the place that the first one made. The first
+//! decision counts; where a refusal overtakes an admission, the next start is told of the place.
 //!
 //! A crash at any point is harmless. Before the request is sent nothing happened. After it the cluster may have used the token up
 //! and given this node's key a place, but nothing of it is here: the next start, with the same token and the same key (which
 //! was durable before), is told the same place. Once the answer is written down as the folder's membership, before anything
 //! else is made here, every start takes up that place and asks no more.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use iris_client::{Trust, server_name, tls_config};
 use iris_p2p::{PeerAddr, PeerKey};
 use iris_protocol::versioned;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::JOIN_ALPN;
 use super::membership::{Membership, Origin};
@@ -27,11 +35,14 @@ use crate::surroundings::RandomSource;
 /// Longest to go on asking: a member that restarts is back by then.
 const JOIN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// For name lookup and TCP.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(4);
+/// For name lookup, TCP and the handshake: what is slower than this has something between that swallows packets.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the handshake, and for the answer: a member gives the cluster 15 s to decide.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+/// For the answer: a member gives the cluster 15 s to decide.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// An address that did not answer within this gets company by the next one.
+const NEXT_AFTER: Duration = Duration::from_secs(1);
 
 /// Between rounds over the addresses, plus as much again at random: machines that start together don't knock together.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +59,8 @@ pub struct Newcomer {
     pub p2p: Vec<PeerAddr>,
     /// Where clients reach it.
     pub client: String,
+    /// Where its client port is bound: what answers there is this machine itself.
+    pub bound: SocketAddr,
 }
 
 /// Why a machine is no member.
@@ -67,6 +80,8 @@ enum Attempt {
     Final(JoinError),
     /// Somebody else answers there.
     Foreign(String),
+    /// This machine itself does: two machines may well have the same address on a bridge of their own.
+    Own,
     /// Not there, or not now.
     Later(String),
 }
@@ -86,23 +101,20 @@ pub async fn join(
     let addresses = &newcomer.token.addresses;
     let mut last = String::new();
     loop {
-        let mut foreign = Vec::new();
-        for address in addresses {
-            say(&format!("asking {address} to let this machine in as {}", newcomer.name));
-            let asked = tokio::time::timeout_at(give_up, ask(newcomer, address, &tls)).await;
-            match asked.unwrap_or_else(|_| Err(Attempt::Later("no answer".to_owned()))) {
-                Ok(admitted) => return Ok(place(admitted, newcomer.key, say)),
-                Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Foreign(why)) => foreign.push(why),
-                Err(Attempt::Later(why)) => {
-                    say(&format!("{address}: {why}"));
-                    last = format!("{address}: {why}");
-                }
-            }
+        let mut round = Round { newcomer, tls: &tls, say, foreign: Vec::new(), own: 0, last: &mut last };
+        match tokio::time::timeout_at(give_up, round.run()).await {
+            Ok(Some(Ok(admitted))) => return Ok(place(admitted, newcomer.key, say)),
+            Ok(Some(Err(error))) => return Err(error),
+            Ok(None) | Err(_) => {}
         }
-        // A machine that is off may come; one of another cluster will not change sides.
-        if foreign.len() == addresses.len() {
-            return Err(JoinError::Refused(foreign.swap_remove(0)));
+        let Round { mut foreign, own, .. } = round;
+        // A machine that is off may come; one of another cluster will not change sides, and this one can't let itself in.
+        if foreign.len() + own == addresses.len() {
+            return Err(JoinError::Refused(if foreign.is_empty() {
+                only_own(newcomer)
+            } else {
+                foreign.swap_remove(0)
+            }));
         }
         let jitter = Duration::from_millis(random.below(ROUND_PAUSE.as_millis() as u64));
         if Instant::now() + ROUND_PAUSE + jitter >= give_up {
@@ -118,6 +130,70 @@ pub async fn join(
     }
 }
 
+/// One round over the token's addresses.
+struct Round<'a> {
+    newcomer: &'a Newcomer,
+    tls: &'a TlsConnector,
+    say: &'a (dyn Fn(&str) + Send + Sync),
+    /// Why addresses are another cluster's.
+    foreign: Vec<String>,
+    /// Addresses that are this machine's.
+    own: usize,
+    /// What the last one said that could not decide.
+    last: &'a mut String,
+}
+
+impl Round<'_> {
+    /// Asks each address once, the next one when the one before has failed or takes its time; `None` if none decides.
+    async fn run(&mut self) -> Option<Result<Admitted, JoinError>> {
+        let (newcomer, tls) = (self.newcomer, self.tls);
+        let mut waiting = newcomer.token.addresses.iter();
+        let mut asking = FuturesUnordered::new();
+        loop {
+            let next = waiting.next();
+            if let Some(address) = next {
+                (self.say)(&format!("asking {address} to let this machine in as {}", newcomer.name));
+                asking.push(async move { (address, ask(newcomer, address, tls).await) });
+            }
+            let answered = match next {
+                Some(_) if waiting.len() > 0 => tokio::time::timeout(NEXT_AFTER, asking.next()).await,
+                _ => Ok(asking.next().await),
+            };
+            match answered {
+                Ok(Some((address, answer))) => {
+                    if let Some(decided) = self.heard(address, answer) {
+                        return Some(decided);
+                    }
+                }
+                Ok(None) if waiting.len() == 0 => return None,
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    fn heard(&mut self, address: &str, answer: Result<Admitted, Attempt>) -> Option<Result<Admitted, JoinError>> {
+        match answer {
+            Ok(admitted) => return Some(Ok(admitted)),
+            Err(Attempt::Final(error)) => return Some(Err(error)),
+            Err(Attempt::Foreign(why)) => self.foreign.push(why),
+            Err(Attempt::Own) => self.own += 1,
+            Err(Attempt::Later(why)) => {
+                *self.last = format!("{address}: {why}");
+                (self.say)(self.last);
+            }
+        }
+        None
+    }
+}
+
+fn only_own(newcomer: &Newcomer) -> String {
+    format!(
+        "the token's addresses ({}) are all this machine's own: the machine that made it does not say where others reach it. Set node.advertise \
+         there to an address of the network both are in, and make another with `iris join-token`",
+        newcomer.token.addresses.join(", ")
+    )
+}
+
 fn place(admitted: Admitted, key: PeerKey, say: &(dyn Fn(&str) + Send + Sync)) -> Membership {
     let Admitted { node, cluster, members, ca_pem } = admitted;
     let names: Vec<&str> = members.iter().map(|(_, record)| record.name.as_str()).collect();
@@ -127,19 +203,34 @@ fn place(admitted: Admitted, key: PeerKey, say: &(dyn Fn(&str) + Send + Sync)) -
 
 async fn ask(newcomer: &Newcomer, address: &str, tls: &TlsConnector) -> Result<Admitted, Attempt> {
     let late = |what: &str| Attempt::Later(format!("{what} in time"));
-    let socket = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
-    let socket = socket.map_err(|_| late("no connection"))?.map_err(|error| Attempt::Later(error.to_string()))?;
+    let connect = connect(newcomer.bound, address, tls);
+    let mut stream = tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| late("no connection"))??;
     let exchange = async {
-        let mut stream = tls.connect(server_name(), socket).await.map_err(|error| handshake_failed(address, &error))?;
-        let broke = |error: std::io::Error| Attempt::Later(format!("the connection broke: {error}"));
-        wire::write(&mut stream, &request(newcomer)).await.map_err(broke)?;
-        wire::read(&mut stream, ANSWER_LEN_MAX).await.map_err(broke)
+        wire::write(&mut stream, &request(newcomer)).await?;
+        wire::read(&mut stream, ANSWER_LEN_MAX).await
     };
-    let bytes = tokio::time::timeout(ANSWER_DEADLINE, exchange).await.map_err(|_| late("no answer"))??;
+    let answered = tokio::time::timeout(ANSWER_DEADLINE, exchange).await.map_err(|_| late("no answer"))?;
+    let bytes = answered.map_err(|error| Attempt::Later(format!("the connection broke: {error}")))?;
     match versioned::decode(&bytes).map_err(|error| Attempt::Final(JoinError::Refused(other_version(&error))))? {
         JoinAnswer::Admitted(admitted) => Ok(admitted),
         JoinAnswer::Refused(refusal) => Err(judge(refusal, newcomer)),
     }
+}
+
+async fn connect(bound: SocketAddr, address: &str, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Attempt> {
+    let failed = |error: std::io::Error| Attempt::Later(error.to_string());
+    let socket = TcpStream::connect(address).await.map_err(failed)?;
+    let (from, to) = (socket.local_addr().map_err(failed)?, socket.peer_addr().map_err(failed)?);
+    if is_own(bound, from, to) {
+        return Err(Attempt::Own);
+    }
+    tls.connect(server_name(), socket).await.map_err(|error| handshake_failed(address, &error))
+}
+
+/// Whether a connection leads back to this machine's own client port. A machine speaks to each of its addresses from that very
+/// address, and no two programs have one port of it.
+fn is_own(bound: SocketAddr, from: SocketAddr, to: SocketAddr) -> bool {
+    to.ip() == from.ip() && to.port() == bound.port() && (bound.ip().is_unspecified() || to.ip() == bound.ip())
 }
 
 fn request(newcomer: &Newcomer) -> JoinRequest {

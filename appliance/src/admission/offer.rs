@@ -14,14 +14,19 @@ use crate::cluster::{MetaCall, MetaState, Proposals};
 /// Shorter than the admin API's own deadline, so that the operator hears why.
 const ISSUE_DEADLINE: Duration = Duration::from_secs(6);
 
-/// Makes a token that names these addresses, and has the cluster remember it.
+/// Of this node's own addresses, so many stand before the other members': that of the home network in IPv4 and IPv6. A machine
+/// with many networks must not fill the token, or it opens nothing while that machine is off.
+const OWN_FIRST: usize = 2;
+
+/// Makes a token that names this member's `own` addresses and the `others'`, each best first, and has the cluster remember it.
 ///
 /// # Errors
 /// A sentence for the operator.
 pub async fn issue(
     proposals: &Proposals,
     state: &MetaState,
-    addresses: Vec<String>,
+    own: Vec<String>,
+    others: Vec<String>,
     request: JoinTokenRequest,
     now_ms: u64,
 ) -> Result<IssuedJoinToken, String> {
@@ -29,7 +34,8 @@ pub async fn issue(
     if !(1_000..=TOKEN_TTL_MS_MAX).contains(&ttl_ms) {
         return Err(format!("a join token lives 1 second to 24 hours; {} s were asked for", request.ttl_s));
     }
-    let token = make(state, addresses, now_ms.saturating_add(ttl_ms)).map_err(|error| format!("{error:#}"))?;
+    let token =
+        make(state, best_first(own, others), now_ms.saturating_add(ttl_ms)).map_err(|error| format!("{error:#}"))?;
     let call = MetaCall::IssueToken { id: token.id, secret: SecretHash::of(token.secret.expose()), ttl_ms };
     match proposals.ask(call, ISSUE_DEADLINE).await.map_err(|undecided| undecided.to_string())? {
         MetaOutcome::Changed => {
@@ -52,7 +58,7 @@ fn make(state: &MetaState, addresses: Vec<String>, expires_ms: u64) -> anyhow::R
     Ok(JoinToken {
         cluster: state.cluster.clone(),
         ca_sha256: pki::ca_sha256_bytes(&state.pki)?,
-        addresses: best_first(addresses),
+        addresses,
         id: TokenId(id),
         secret: JoinSecret::new(secret),
         expires_ms,
@@ -60,7 +66,9 @@ fn make(state: &MetaState, addresses: Vec<String>, expires_ms: u64) -> anyhow::R
 }
 
 /// Each once, those that mean something on another machine first; as many as a token holds.
-fn best_first(mut addresses: Vec<String>) -> Vec<String> {
+fn best_first(mut own: Vec<String>, others: Vec<String>) -> Vec<String> {
+    let rest = own.split_off(own.len().min(OWN_FIRST));
+    let mut addresses = [own, others, rest].concat();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| super::is_address(address) && seen.insert(address.clone()));
     addresses.sort_by_key(|address| {
@@ -80,8 +88,10 @@ mod tests {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let mixed = texts(&["127.0.0.1:1", "attic:1", "[::1]:1", "localhost:1", "attic:1", "nowhere", "[fd00::1]:1"]);
         let expect = texts(&["attic:1", "[fd00::1]:1", "127.0.0.1:1", "[::1]:1", "localhost:1"]);
-        assert_eq!(best_first(mixed), expect);
-        let many = (1..20).map(|at| format!("n{at}:1")).collect();
-        assert_eq!(best_first(many).len(), ADDRESSES_MAX);
+        assert_eq!(best_first(mixed, Vec::new()), expect);
+        let many: Vec<String> = (1..20).map(|at| format!("n{at}:1")).collect();
+        let told = best_first(many.clone(), texts(&["attic:1", "nas:1"]));
+        assert_eq!(told[..5], texts(&["n1:1", "n2:1", "attic:1", "nas:1", "n3:1"]), "others are named too");
+        assert_eq!(told.len(), ADDRESSES_MAX);
     }
 }

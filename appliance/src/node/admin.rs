@@ -64,9 +64,9 @@ impl AdminSource for NodeAdmin {
         Box::pin(async move {
             let state = self.member.meta_view.borrow().clone().ok_or("the cluster is not founded yet")?;
             let others = state.nodes.iter().filter(|(id, _)| **id != self.member.node);
-            let mut addresses = self.own.clients();
-            addresses.extend(others.map(|(_, record)| record.client.clone()));
-            offer::issue(&self.member.proposals, &state, addresses, request, self.clock.unix_ms()).await
+            let others = others.map(|(_, record)| record.client.clone()).collect();
+            let own = self.own.clients();
+            offer::issue(&self.member.proposals, &state, own, others, request, self.clock.unix_ms()).await
         })
     }
 

@@ -2,6 +2,7 @@
 //! it may found. Asks for a place where there is none yet, and notes the place in the data folder.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
@@ -42,7 +43,7 @@ impl Place {
         let noted = match begin {
             Begin::Found => None,
             Begin::Resume(noted) => Some(noted),
-            Begin::Join(token) => Some(ask(token, &record, config, surroundings).await?),
+            Begin::Join(token) => Some(ask(token, &record, own.bound(), config, surroundings).await?),
         };
         if let Some(noted) = &noted {
             check_key(noted, record.key, config)?;
@@ -103,11 +104,12 @@ impl Place {
 async fn ask(
     token: JoinToken,
     record: &NodeRecord,
+    bound: SocketAddr,
     config: &Config,
     surroundings: &Surroundings,
 ) -> anyhow::Result<Membership> {
     let NodeRecord { name, key, p2p, client } = record.clone();
-    let newcomer = Newcomer { token, key, name, p2p, client };
+    let newcomer = Newcomer { token, key, name, p2p, client, bound };
     let place = admission::join(&newcomer, &*surroundings.random, &*admission::say_on_stderr()).await?;
     // Before anything of the cluster is made here: see `admission/joiner`.
     place

@@ -117,6 +117,7 @@ fn newcomer(name: &str, token: JoinToken) -> Newcomer {
         name: name.to_owned(),
         p2p: Vec::new(),
         client: "192.0.2.2:8443".to_owned(),
+        bound: "192.0.2.2:8443".parse().unwrap(),
     }
 }
 
@@ -182,6 +183,35 @@ async fn an_address_that_is_gone_is_passed_over() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     token.addresses.insert(0, gone);
     assert_eq!(try_join(&newcomer("nas", token)).await.unwrap().node, NodeId(2));
+}
+
+#[tokio::test]
+async fn a_silent_address_holds_up_nobody_and_several_may_be_asked_at_once() {
+    let house = House::new("ours").await;
+    // Takes connections and says nothing: something between that swallows packets, or the joiner's own bridge.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut token = house.token(7);
+    token.addresses = vec![silent.local_addr().unwrap().to_string(), house.address.clone(), house.address.clone()];
+    let began = Instant::now();
+    assert_eq!(try_join(&newcomer("nas", token.clone())).await.unwrap().node, NodeId(2));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // Two members decide for the same machine.
+    let pi = newcomer("pi", house.token(8));
+    let both = tokio::join!(try_join(&pi), try_join(&pi));
+    assert_eq!((both.0.unwrap().node, both.1.unwrap().node), (NodeId(3), NodeId(3)));
+}
+
+#[tokio::test]
+async fn a_machine_does_not_ask_itself() {
+    let house = House::new("ours").await;
+    let own = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let bound = own.local_addr().unwrap();
+    let mut token = house.token(7);
+    token.addresses = vec![format!("127.0.0.1:{}", bound.port())];
+    let alone = Newcomer { bound, ..newcomer("nas", token.clone()) };
+    assert_refused(try_join(&alone).await, "are all this machine's own");
+    token.addresses.push(house.address.clone());
+    assert_eq!(try_join(&Newcomer { token, ..alone }).await.unwrap().node, NodeId(2));
 }
 
 #[tokio::test]
