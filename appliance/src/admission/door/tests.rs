@@ -214,62 +214,118 @@ async fn a_machine_does_not_ask_itself() {
     assert_eq!(try_join(&Newcomer { token, ..alone }).await.unwrap().node, NodeId(2));
 }
 
+/// What the door says to these bytes, as a whole connection; `None` if nothing.
+async fn knock(door: &Door, bytes: &[u8], peer: SocketAddr) -> Option<JoinAnswer> {
+    let (mut ours, theirs) = tokio::io::duplex(REQUEST_LEN_MAX);
+    let asked = async {
+        let framed = [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+        ours.write_all(&framed).await.unwrap();
+        let answer = wire::read(&mut ours, wire::ANSWER_LEN_MAX).await.ok();
+        drop(ours);
+        answer.map(|bytes| versioned::decode(&bytes).unwrap())
+    };
+    tokio::join!(door.talk(theirs, peer), asked).1
+}
+
+fn request(id: u8, secret: u8) -> Vec<u8> {
+    versioned::encode(&JoinRequest {
+        cluster: "ours".to_owned(),
+        token: TokenId([id; 8]),
+        secret: JoinSecret::new([secret; 32]),
+        key: Identity::ephemeral().peer_id(),
+        name: format!("n{id}"),
+        p2p: Vec::new(),
+        client: "192.0.2.2:8443".to_owned(),
+        software: String::new(),
+    })
+}
+
 #[tokio::test]
 async fn who_fails_too_often_waits_and_who_gets_in_does_not() {
     let house = House::new("ours").await;
     let peer: SocketAddr = "192.0.2.9:1".parse().unwrap();
-    let request = |id: u8, secret: u8| {
-        versioned::encode(&JoinRequest {
-            cluster: "ours".to_owned(),
-            token: TokenId([id; 8]),
-            secret: JoinSecret::new([secret; 32]),
-            key: Identity::ephemeral().peer_id(),
-            name: format!("n{id}"),
-            p2p: Vec::new(),
-            client: "192.0.2.2:8443".to_owned(),
-            software: String::new(),
-        })
-    };
+    let knock = async |bytes: &[u8], peer| knock(&house.door, bytes, peer).await.unwrap();
     for id in 20..40 {
         house.token(id);
-        let answer = house.door.answer(&request(id, id), peer).await;
+        let answer = knock(&request(id, id), peer).await;
         assert!(matches!(answer, JoinAnswer::Admitted(_)), "{answer:?}");
     }
     house.token(7);
     for _ in 0..ATTEMPTS_BURST {
-        let answer = house.door.answer(&request(7, 8), peer).await;
+        let answer = knock(&request(7, 8), peer).await;
         assert!(matches!(answer, JoinAnswer::Refused(Refusal::Decided(_))), "{answer:?}");
     }
-    let answer = house.door.answer(&request(7, 7), peer).await;
+    let answer = knock(&request(7, 7), peer).await;
     assert!(matches!(answer, JoinAnswer::Refused(Refusal::TooOften { retry_after_s: 1..=30 })), "{answer:?}");
     let elsewhere: SocketAddr = "192.0.2.10:1".parse().unwrap();
-    assert!(matches!(
-        house.door.answer(b"\x09junk", elsewhere).await,
-        JoinAnswer::Refused(Refusal::Version { known: 1 })
-    ));
-    assert!(matches!(house.door.answer(&request(7, 7), elsewhere).await, JoinAnswer::Admitted(_)));
+    let answer = knock(b"\x09junk", elsewhere).await;
+    assert!(matches!(answer, JoinAnswer::Refused(Refusal::Version { known: 1 })), "{answer:?}");
+    assert!(matches!(knock(&request(7, 7), elsewhere).await, JoinAnswer::Admitted(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_and_crowds_end() {
+async fn silence_counts_as_an_attempt() {
     let house = House::new("ours").await;
     house.serving.abort();
     let peer: SocketAddr = "192.0.2.9:1".parse().unwrap();
-    let (_silent, theirs) = tokio::io::duplex(64);
-    // Paused time runs on by itself to the deadline.
-    house.door.talk(theirs, peer).await;
+    // Paused time runs on by itself to each deadline.
+    let began = Instant::now();
+    let mut turned_away = 0;
+    while began.elapsed() < 10 * ATTEMPT_EVERY && turned_away == 0 {
+        let (mut silent, theirs) = tokio::io::duplex(1024);
+        let ((), said) =
+            tokio::join!(house.door.talk(theirs, peer), tokio::time::timeout(TURN_AWAY_DEADLINE, silent.read_u8()));
+        turned_away += usize::from(matches!(said, Ok(Ok(_))));
+    }
+    assert_eq!(turned_away, 1, "an address that only keeps silent is told to wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_one_address_leaves_room_for_others() {
+    let house = House::new("ours").await;
+    house.serving.abort();
+    house.token(7);
+    let crowd: SocketAddr = "192.0.2.9:1".parse().unwrap();
     let mut waiting = Vec::new();
     for _ in 0..AT_ONCE_MAX {
-        let (ours, theirs) = tokio::io::duplex(64);
+        let (ours, theirs) = tokio::io::duplex(1024);
         let door = house.door.clone();
-        waiting.push((ours, tokio::spawn(async move { door.talk(theirs, peer).await })));
+        waiting.push((ours, tokio::spawn(async move { door.talk(theirs, crowd).await })));
     }
     tokio::task::yield_now().await;
-    let (_one_more, theirs) = tokio::io::duplex(64);
+    let taken = |door: &Door| door.places.0.lock().unwrap().values().sum::<usize>();
+    assert_eq!(taken(&house.door), OF_ONE_ADDRESS_MAX);
     let before = Instant::now();
-    house.door.talk(theirs, peer).await;
-    assert_eq!(Instant::now(), before, "turned away at once");
-    drop(waiting);
+    let answer = knock(&house.door, &request(7, 7), crowd).await;
+    assert!(matches!(answer, Some(JoinAnswer::Refused(Refusal::NotNow(_)))), "{answer:?}");
+    let other = knock(&house.door, &request(7, 7), "192.0.2.10:1".parse().unwrap()).await;
+    assert!(matches!(other, Some(JoinAnswer::Admitted(_))), "{other:?}");
+    assert_eq!(Instant::now(), before, "at once");
+    for (_silent, talk) in waiting {
+        talk.await.unwrap();
+    }
+    assert_eq!(taken(&house.door), 0);
+}
+
+#[tokio::test]
+async fn a_door_that_is_full_is_asked_again() {
+    let house = House::new("ours").await;
+    let nas = newcomer("nas", house.token(7));
+    let places: Vec<_> =
+        (0..OF_ONE_ADDRESS_MAX).map(|_| house.door.places.take([127, 0, 0, 1].into()).unwrap()).collect();
+    let heard = std::sync::Arc::new(tokio::sync::Notify::new());
+    let say = |text: &str| {
+        if text.contains("has to wait a moment") {
+            heard.notify_one();
+        }
+    };
+    let random = Surroundings::system().random;
+    let freed = async {
+        heard.notified().await;
+        drop(places);
+    };
+    let (place, ()) = tokio::join!(join(&nas, &*random, &say), freed);
+    assert_eq!(place.unwrap().node, NodeId(2));
 }
 
 #[test]
