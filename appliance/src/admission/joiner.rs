@@ -305,7 +305,8 @@ fn judge(refusal: Refusal, newcomer: &Newcomer) -> Attempt {
              one (--data DIR); if its data was lost, remove identity.key here, so that this machine joins as a new node"
         ),
         Refusal::Decided(JoinRefusal::NameTaken { node, .. }) => format!(
-            "the cluster has a member called {name} already (node {node}): choose another name with --name. The token is still good"
+            "the cluster has a member called {name} already (node {node}). If that is another machine, or this one before it was set up anew, join \
+             under a name of its own: iris up --join TOKEN --name {name}-2. The token is still good"
         ),
         Refusal::Decided(JoinRefusal::Full) => {
             format!("the cluster has {MEMBERS_MAX} members, and takes no more")

@@ -160,7 +160,7 @@ async fn every_refusal_says_which_and_what_to_do() {
     assert_refused(try_join(&newcomer("nas", unknown)).await, "does not know this join token");
     let wrong = JoinToken { secret: JoinSecret::new([9; 32]), ..token.clone() };
     assert_refused(try_join(&newcomer("nas", wrong)).await, "secret is wrong");
-    assert_refused(try_join(&newcomer("attic", token.clone())).await, "choose another name with --name");
+    assert_refused(try_join(&newcomer("attic", token.clone())).await, "iris up --join TOKEN --name attic-2");
     *house.desk.now_ms.lock().unwrap() += TOKEN_TTL_MS_MAX;
     assert_refused(try_join(&newcomer("nas", token.clone())).await, "expired at 2026-11-19");
     // The same CA, as after a restored backup, but another cluster.

@@ -21,6 +21,10 @@ pub const TOKEN_TTL_MS_MAX: u64 = 24 * 3_600 * 1_000;
 /// How long past its expiry a token is remembered, so that a late try hears "used" or "expired" and not "unknown".
 const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
+/// So long a node that was let in has its name to itself in any case: it may be starting. Machines of one make, set up together,
+/// have the same host name, and must be refused rather than push each other out.
+const STARTING_MS: u64 = 2 * 60 * 1_000;
+
 /// Members of a cluster: more than a home has, few enough that every node links up with every other.
 pub const MEMBERS_MAX: usize = 32;
 
@@ -148,7 +152,7 @@ pub enum JoinRefusal {
         /// Its name.
         name: String,
     },
-    /// Another member has that name.
+    /// Another member has that name, and has been running or was let in a moment ago.
     NameTaken {
         /// Which one.
         node: NodeId,
@@ -202,10 +206,15 @@ impl Admissions {
 
     /// Lets a node in, or says why not. The token is used up and the node is a member in one step; what is refused uses up
     /// nothing. The same node with the same token is told the same again, as long as it was not heard from.
+    ///
+    /// A name whose owner was let in and never came goes to the one that asks now: most likely it is that machine, set up once more before it
+    /// ever ran, and it must not be kept out by its own name. Whoever had it is a member no more, and as it was never heard from
+    /// it holds nothing and has promised nothing. Its id stays used up.
     pub(super) fn join(&mut self, nodes: &mut BTreeMap<NodeId, NodeRecord>, join: Join) -> MetaOutcome {
-        let Some(token) = self.tokens.iter_mut().find(|token| token.id == join.token) else {
+        let Some(at) = self.tokens.iter().position(|token| token.id == join.token) else {
             return MetaOutcome::JoinRefused(JoinRefusal::Unknown);
         };
+        let token = &self.tokens[at];
         // First of all: who does not know the secret learns nothing about the token.
         if !token.secret.matches(&join.secret) {
             return MetaOutcome::JoinRefused(JoinRefusal::WrongSecret);
@@ -228,19 +237,31 @@ impl Admissions {
         if token.expires_ms <= join.now_ms {
             return MetaOutcome::JoinRefused(JoinRefusal::Expired { at_ms: token.expires_ms });
         }
-        if let Some((&node, known)) = nodes.iter().find(|(_, known)| known.name == join.record.name) {
-            return MetaOutcome::JoinRefused(JoinRefusal::NameTaken { node, name: known.name.clone() });
+        let namesake = nodes.iter().find(|(_, known)| known.name == join.record.name).map(|(node, _)| *node);
+        if let Some(node) = namesake.filter(|node| !self.never_came(*node, join.now_ms)) {
+            return MetaOutcome::JoinRefused(JoinRefusal::NameTaken { node, name: join.record.name });
         }
-        if nodes.len() >= MEMBERS_MAX {
+        if nodes.len() - usize::from(namesake.is_some()) >= MEMBERS_MAX {
             return MetaOutcome::JoinRefused(JoinRefusal::Full);
+        }
+        if let Some(displaced) = namesake {
+            self.newcomers.remove(&displaced);
+            nodes.remove(&displaced);
         }
         let node = NodeId(self.next_node);
         self.next_node += 1;
         let Join { record, now_ms, .. } = join;
-        token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
+        self.tokens[at].used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
         self.newcomers.insert(node);
         nodes.insert(node, record);
         MetaOutcome::Joined(node)
+    }
+
+    /// Whether a node was let in, some time ago, and was not heard from since.
+    fn never_came(&self, node: NodeId, now_ms: u64) -> bool {
+        let admitted = self.tokens.iter().filter_map(|token| token.used.as_ref()).find(|used| used.node == node);
+        let is_starting = admitted.is_some_and(|used| used.at_ms.saturating_add(STARTING_MS) > now_ms);
+        self.newcomers.contains(&node) && !is_starting
     }
 
     /// Whether a node was let in and not heard from since. It has made no promise yet, and is to hold nothing before it was.

@@ -106,6 +106,29 @@ fn an_id_is_not_given_again_when_its_node_is_gone() {
 }
 
 #[test]
+fn a_name_of_a_machine_that_never_ran_is_given_up() {
+    let mut cluster = Cluster::new();
+    for id in 7..=9 {
+        cluster.issue(id, NOW_MS);
+    }
+    // Let in, and set up anew before it ever ran: another key, the same name.
+    let (first, again, third) = (record("nas"), record("nas"), record("nas"));
+    assert_eq!(cluster.join(7, 7, &first, NOW_MS), MetaOutcome::Joined(NodeId(2)));
+    let starting = JoinRefusal::NameTaken { node: NodeId(2), name: "nas".into() };
+    let later_ms = NOW_MS + STARTING_MS;
+    assert_eq!(cluster.refused(8, 8, &again, later_ms - 1), starting, "two of one name, set up together");
+    assert_eq!(cluster.join(8, 8, &again, later_ms), MetaOutcome::Joined(NodeId(3)));
+    assert_eq!(cluster.nodes.keys().copied().collect::<Vec<_>>(), [NodeId(1), NodeId(3)]);
+    assert!(!cluster.admissions.is_newcomer(NodeId(2)), "it is nothing any more");
+    let used = JoinRefusal::Used { node: NodeId(2), name: "nas".into(), at_ms: NOW_MS };
+    assert_eq!(cluster.refused(7, 7, &first, NOW_MS), used);
+    // One that runs keeps its name.
+    cluster.admissions.heard_from(NodeId(3));
+    let taken = JoinRefusal::NameTaken { node: NodeId(3), name: "nas".into() };
+    assert_eq!(cluster.refused(9, 9, &third, NOW_MS), taken);
+}
+
+#[test]
 fn a_full_cluster_takes_nobody() {
     let mut cluster = Cluster::new();
     for id in 2..=MEMBERS_MAX as u8 {
@@ -115,6 +138,13 @@ fn a_full_cluster_takes_nobody() {
     }
     cluster.issue(77, NOW_MS);
     assert_eq!(cluster.refused(77, 77, &record("one-more"), NOW_MS), JoinRefusal::Full);
+    let instead = MetaOutcome::Joined(NodeId(MEMBERS_MAX as u64 + 1));
+    assert_eq!(
+        cluster.join(77, 77, &record("n2"), NOW_MS + STARTING_MS),
+        instead,
+        "in the place of one that never ran"
+    );
+    assert_eq!(cluster.nodes.len(), MEMBERS_MAX);
 }
 
 #[test]
