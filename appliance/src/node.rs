@@ -142,7 +142,7 @@ impl Node {
         link_config.book = members::load_book(data)?;
         let (links, inbound, task) = Links::start(identity, link_config, Vec::new()).await?;
         // Asked for only now that every port is this node's: a start that fails for one uses no token up.
-        let own = Addresses::new(config, listener.local_addr()?, links.clone())?;
+        let own = Addresses::new(config, place::listed_as(&begin, config), listener.local_addr()?, links.clone())?;
         let place = tokio::select! {
             place = Place::find(begin, config, &own, &surroundings) => place?,
             () = stop.cancelled() => anyhow::bail!("stopped before it was let in"),

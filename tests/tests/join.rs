@@ -229,6 +229,24 @@ async fn a_machine_that_waits_to_be_let_in_can_be_stopped() {
     cluster.wait_joined(index).await.unwrap();
 }
 
+/// Machines that are set up from one place have the founders' file, also those that came later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_joined_may_have_the_founders_list() {
+    let mut cluster = lone().await;
+    let index = cluster.join(0).await.unwrap();
+    cluster.stop(index).await.unwrap();
+    let (path, key) = (cluster.node(index).config.clone(), iris_p2p::Identity::ephemeral().peer_id());
+    let list = format!(
+        "\n[[members]]\nid = 2\nname = \"pi\"\nkey = \"{key}\"\np2p = [\"127.0.0.1:9\"]\nclient = \"127.0.0.1:9\"\n"
+    );
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + &list).unwrap();
+    cluster.start_node(index).unwrap();
+    cluster.wait_ready().await.unwrap();
+    let status = cluster.status(index).await.unwrap();
+    assert_eq!((status.nodes.len(), status.node.0), (2, 2));
+    assert_eq!(status.nodes[1].name, "node-2", "it is known as it calls itself");
+}
+
 /// Names and public key of the certificate a node shows.
 async fn shown(cluster: &Cluster) -> (Vec<String>, Vec<u8>) {
     let connection = RawConnection::dial(&cluster.addresses()[0], cluster.ca_pem().unwrap()).await.unwrap();

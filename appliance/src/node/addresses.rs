@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use iris_p2p::{Links, PeerAddr, PeerKey};
+use iris_protocol::NodeId;
 
 use crate::cluster::meta::NodeRecord;
 use crate::config::Config;
@@ -24,12 +25,18 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// `bound`: where the client listener is. The list's own entry counts as configured.
+    /// `listed_as`: this node in the configuration's list of members, if it is one of those; its entry counts as configured.
+    /// `bound`: where the client listener is.
     ///
     /// # Errors
     /// The list's addresses can't be read.
-    pub(super) fn new(config: &Config, bound: SocketAddr, links: Links) -> anyhow::Result<Self> {
-        let listed = config.members.iter().find(|member| member.id == config.node.id);
+    pub(super) fn new(
+        config: &Config,
+        listed_as: Option<NodeId>,
+        bound: SocketAddr,
+        links: Links,
+    ) -> anyhow::Result<Self> {
+        let listed = config.members.iter().find(|member| Some(NodeId(member.id)) == listed_as);
         Ok(Self {
             listed: listed.map(super::founding::record).transpose()?,
             name: config.node.name.clone(),
@@ -44,7 +51,8 @@ impl Addresses {
     pub(super) fn record(&self) -> NodeRecord {
         if let Some(listed) = &self.listed {
             let client = self.advertise.as_ref().unwrap_or(&listed.client).clone();
-            return NodeRecord { client, ..listed.clone() };
+            // Its key is what it has, whatever the list says: who starts it compares the two.
+            return NodeRecord { client, key: self.key, ..listed.clone() };
         }
         let (listening, routed) = (self.links.listen_addrs(), routed());
         let client = self.client(&listening, &routed).swap_remove(0);
@@ -179,6 +187,31 @@ mod tests {
         assert_eq!(reachable(alone.clone(), &[]), alone);
         let names = addrs(&["nas.lan:8444", "/ip4/10.0.0.9/udp/8444/quic-v1", "127.0.0.1:1"]);
         assert_eq!(reachable(names.clone(), &[]), names[..2]);
+    }
+
+    #[tokio::test]
+    async fn the_list_of_members_speaks_of_founders_only() {
+        let identity = iris_p2p::Identity::ephemeral();
+        let key = identity.peer_id();
+        let (links, _inbound, _task) =
+            Links::start(identity, iris_p2p::LinkConfig::default(), Vec::new()).await.unwrap();
+        let founder = crate::config::MemberConfig {
+            id: 1,
+            name: "attic".to_owned(),
+            key: iris_p2p::Identity::ephemeral().peer_id().to_string(),
+            p2p: vec!["192.0.2.1:8444".to_owned()],
+            client: "192.0.2.1:8443".to_owned(),
+        };
+        let mut config = Config { members: vec![founder], ..Config::default() };
+        (config.node.id, config.node.name) = (1, "nas".to_owned());
+        let record = |listed_as| {
+            let own = Addresses::new(&config, listed_as, "192.0.2.7:8443".parse().unwrap(), links.clone()).unwrap();
+            let NodeRecord { name, key, client, .. } = own.record();
+            (name, key, client)
+        };
+        // One that joined has the same file as the founders, as machines set up from one place do.
+        assert_eq!(record(None), ("nas".to_owned(), key, "192.0.2.7:8443".to_owned()));
+        assert_eq!(record(Some(NodeId(1))), ("attic".to_owned(), key, "192.0.2.1:8443".to_owned()), "the key it has");
     }
 
     #[test]

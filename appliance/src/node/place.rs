@@ -17,6 +17,16 @@ use crate::cluster::meta::NodeRecord;
 use crate::config::Config;
 use crate::surroundings::Surroundings;
 
+/// Which of the configuration's list of members this node is, if it is one of those. Whoever joined is not, even if it has the
+/// founders' file: the list founds a cluster, and its ids are the founders'.
+pub(super) fn listed_as(begin: &Begin, config: &Config) -> Option<NodeId> {
+    match begin {
+        Begin::Found => Some(NodeId(config.node.id)),
+        Begin::Resume(noted) => (noted.origin == Origin::Founded).then_some(noted.node),
+        Begin::Join(_) => None,
+    }
+}
+
 /// A node's place.
 pub(super) struct Place {
     pub(super) node: NodeId,
@@ -50,6 +60,11 @@ impl Place {
         }
         match noted {
             Some(noted) if noted.origin == Origin::Joined => {
+                if !config.members.is_empty() {
+                    tracing::info!(
+                        "this node joined by token, and the cluster lists its members itself; the configuration's list is not used"
+                    );
+                }
                 let mut members: BTreeMap<NodeId, NodeRecord> = noted.seeds.iter().cloned().collect();
                 members.insert(noted.node, record);
                 Ok(Self { node: noted.node, members, founding: None, noted: Some(noted) })
