@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::bulk::{Installer, Reception};
 use super::group::ShardGroup;
-use super::meta_machine::MetaView;
+use super::meta_machine::{HasMetaState, MetaView};
 use super::neighbours::Known;
 use super::proposals;
 use super::raft_types::{TypeConfig, Vote, decode, encode};
@@ -103,7 +103,7 @@ impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer fo
     }
 }
 
-impl<SM: RaftStateMachine<TypeConfig>> RpcHandler for PeerHandler<SM> {
+impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler<SM> {
     fn handle(&self, from: NodeId, method: Method, group: u16, payload: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
             match method {

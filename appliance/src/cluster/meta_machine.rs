@@ -159,6 +159,18 @@ impl MetaMachine {
     }
 }
 
+/// A state machine that has the meta state.
+pub trait HasMetaState {
+    /// The state as it is applied, once founded.
+    fn state(&self) -> Option<&MetaState>;
+}
+
+impl HasMetaState for MetaMachine {
+    fn state(&self) -> Option<&MetaState> {
+        self.meta.state.as_ref()
+    }
+}
+
 impl RaftStateMachine<TypeConfig> for MetaMachine {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = Announcer;

@@ -10,6 +10,7 @@ use iris_protocol::versioned::{self, Versioned};
 use iris_protocol::{NodeId, ShardId};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::ReadPolicy;
 use openraft::storage::RaftStateMachine;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -17,9 +18,9 @@ use tokio::time::Instant;
 
 use super::handler::META_GROUP;
 use super::member::MetaRaft;
-use super::meta::admission::{Join, NewToken, SecretHash, TokenId};
+use super::meta::admission::{Join, JoinRefusal, NewToken, SecretHash, TokenId};
 use super::meta::{MetaCommand, MetaOutcome, NodeRecord};
-use super::meta_machine::MetaView;
+use super::meta_machine::{HasMetaState, MetaView};
 use super::neighbours::Members;
 use super::raft_types::{Applied, Command, TypeConfig};
 use super::refused::Refused;
@@ -29,6 +30,9 @@ use crate::surroundings::Clock;
 
 /// Longest one attempt may take; a commit takes milliseconds.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For a leader to make sure that it still is one: a round trip. Without a majority it is better spent on the attempt itself.
+const READ_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Between attempts.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
@@ -110,18 +114,56 @@ async fn propose<SM: RaftStateMachine<TypeConfig>>(
     }
 }
 
+/// Carries a call out here, if this node leads.
+async fn carry_out<SM: RaftStateMachine<TypeConfig> + HasMetaState>(
+    meta: &Raft<TypeConfig, SM>,
+    command: MetaCommand,
+) -> Result<MetaOutcome, Refused> {
+    if let MetaCommand::Join(join) = &command
+        && let Some(refusal) = refused_by(meta, join).await
+    {
+        return Ok(MetaOutcome::JoinRefused(refusal));
+    }
+    propose(meta, &command).await
+}
+
+/// Why a join is refused, as far as this node may say so by what it has applied. Everybody who can reach the client port can ask
+/// to join, and what strangers try must not fill a log that every member keeps and syncs. Only an admission goes there.
+///
+/// The read is linearizable: a majority confirms that this node leads, and what was committed before is applied. So a token that
+/// was just made is never unknown, not even to a new leader, and an old one that was cut off answers nothing. `None`: it would
+/// be let in, or this node can't tell; the proposal finds out.
+async fn refused_by<SM: RaftStateMachine<TypeConfig> + HasMetaState>(
+    meta: &Raft<TypeConfig, SM>,
+    join: &Join,
+) -> Option<JoinRefusal> {
+    if !meta.is_leader() {
+        return None;
+    }
+    let join = join.clone();
+    let read = async {
+        meta.ensure_linearizable(ReadPolicy::ReadIndex).await.ok()?;
+        let judged = meta.with_state_machine(move |machine| {
+            let refusal = machine.state().and_then(|state| state.admissions.refusal(&state.nodes, &join));
+            Box::pin(std::future::ready(refusal))
+        });
+        judged.await.ok()?
+    };
+    tokio::time::timeout(READ_DEADLINE, read).await.ok()?
+}
+
 /// Answers another member's call: proposes here, or says who leads.
 ///
 /// # Errors
 /// The call can't be read.
-pub(super) async fn answer<SM: RaftStateMachine<TypeConfig>>(
+pub(super) async fn answer<SM: RaftStateMachine<TypeConfig> + HasMetaState>(
     meta: &Raft<TypeConfig, SM>,
     clock: &dyn Clock,
     from: NodeId,
     payload: &[u8],
 ) -> Result<Bytes, String> {
     let call: MetaCall = versioned::decode(payload).map_err(|error| error.to_string())?;
-    let reply = MetaReply(propose(meta, &call.command(from, clock.unix_ms())).await);
+    let reply = MetaReply(carry_out(meta, call.command(from, clock.unix_ms())).await);
     Ok(versioned::encode(&reply).into())
 }
 
@@ -180,7 +222,7 @@ impl Proposals {
 
     async fn attempt(&self, target: NodeId, call: MetaCall) -> Result<MetaOutcome, Refused> {
         if target == self.node {
-            return propose(&self.meta, &call.command(self.node, self.clock.unix_ms())).await;
+            return carry_out(&self.meta, call.command(self.node, self.clock.unix_ms())).await;
         }
         let failed = |error: &dyn std::fmt::Display| Refused::Failed(error.to_string());
         let client = self.clients.get(target, Channel::Edge).map_err(|error| failed(&error))?;

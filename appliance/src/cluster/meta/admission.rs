@@ -163,6 +163,14 @@ pub enum JoinRefusal {
     Full,
 }
 
+/// How a node is let in.
+enum Verdict {
+    /// It was already, and not heard from since.
+    Again(NodeId),
+    /// With the token at this place, instead of this node if there is one.
+    Anew { token: usize, displaced: Option<NodeId> },
+}
+
 impl JoinToken {
     /// Nobody needs it any more: it can't let anyone in, and whoever used it has its place.
     fn is_done(&self, now_ms: u64, newcomers: &BTreeSet<NodeId>) -> bool {
@@ -207,54 +215,69 @@ impl Admissions {
     /// Lets a node in, or says why not. The token is used up and the node is a member in one step; what is refused uses up
     /// nothing. The same node with the same token is told the same again, as long as it was not heard from.
     ///
-    /// A name whose owner was let in and never came goes to the one that asks now: most likely it is that machine, set up once more before it
-    /// ever ran, and it must not be kept out by its own name. Whoever had it is a member no more, and as it was never heard from
-    /// it holds nothing and has promised nothing. Its id stays used up.
+    /// A name whose owner was let in and never came goes to the one that asks now: most likely it is that machine, set up once
+    /// more before it ever ran, and it must not be kept out by its own name. Whoever had it is a member no more, and as it was
+    /// never heard from it holds nothing and has promised nothing. Its id stays used up.
     pub(super) fn join(&mut self, nodes: &mut BTreeMap<NodeId, NodeRecord>, join: Join) -> MetaOutcome {
-        let Some(at) = self.tokens.iter().position(|token| token.id == join.token) else {
-            return MetaOutcome::JoinRefused(JoinRefusal::Unknown);
+        let (token, displaced) = match self.judge(nodes, &join) {
+            Err(refusal) => return MetaOutcome::JoinRefused(refusal),
+            Ok(Verdict::Again(node)) => return MetaOutcome::Joined(node),
+            Ok(Verdict::Anew { token, displaced }) => (token, displaced),
         };
-        let token = &self.tokens[at];
-        // First of all: who does not know the secret learns nothing about the token.
-        if !token.secret.matches(&join.secret) {
-            return MetaOutcome::JoinRefused(JoinRefusal::WrongSecret);
-        }
-        let is_others = token.used.as_ref().filter(|used| used.key != join.record.key);
-        if let Some(Used { node, name, at_ms, .. }) = is_others.cloned() {
-            return MetaOutcome::JoinRefused(JoinRefusal::Used { node, name, at_ms });
-        }
-        if let Some((&node, known)) = nodes.iter().find(|(_, known)| known.key == join.record.key) {
-            // Its answer was lost, or the token was issued again because it was.
-            if self.newcomers.contains(&node) {
-                return MetaOutcome::Joined(node);
-            }
-            return MetaOutcome::JoinRefused(JoinRefusal::KeyIsMember { node, name: known.name.clone() });
-        }
-        if let Some(Used { node, name, at_ms, .. }) = token.used.clone() {
-            // Used by this key, which is no member any more.
-            return MetaOutcome::JoinRefused(JoinRefusal::Used { node, name, at_ms });
-        }
-        if token.expires_ms <= join.now_ms {
-            return MetaOutcome::JoinRefused(JoinRefusal::Expired { at_ms: token.expires_ms });
-        }
-        let namesake = nodes.iter().find(|(_, known)| known.name == join.record.name).map(|(node, _)| *node);
-        if let Some(node) = namesake.filter(|node| !self.never_came(*node, join.now_ms)) {
-            return MetaOutcome::JoinRefused(JoinRefusal::NameTaken { node, name: join.record.name });
-        }
-        if nodes.len() - usize::from(namesake.is_some()) >= MEMBERS_MAX {
-            return MetaOutcome::JoinRefused(JoinRefusal::Full);
-        }
-        if let Some(displaced) = namesake {
+        if let Some(displaced) = displaced {
             self.newcomers.remove(&displaced);
             nodes.remove(&displaced);
         }
         let node = NodeId(self.next_node);
         self.next_node += 1;
         let Join { record, now_ms, .. } = join;
-        self.tokens[at].used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
+        if let Some(token) = self.tokens.get_mut(token) {
+            token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
+        }
         self.newcomers.insert(node);
         nodes.insert(node, record);
         MetaOutcome::Joined(node)
+    }
+
+    /// Why a node would not be let in, if so. For a leader that answers strangers without writing their attempts down.
+    #[must_use]
+    pub fn refusal(&self, nodes: &BTreeMap<NodeId, NodeRecord>, join: &Join) -> Option<JoinRefusal> {
+        self.judge(nodes, join).err()
+    }
+
+    fn judge(&self, nodes: &BTreeMap<NodeId, NodeRecord>, join: &Join) -> Result<Verdict, JoinRefusal> {
+        let at = self.tokens.iter().position(|token| token.id == join.token).ok_or(JoinRefusal::Unknown)?;
+        let token = &self.tokens[at];
+        // First of all: who does not know the secret learns nothing about the token.
+        if !token.secret.matches(&join.secret) {
+            return Err(JoinRefusal::WrongSecret);
+        }
+        let used =
+            token.used.clone().map(|Used { node, name, at_ms, key }| (key, JoinRefusal::Used { node, name, at_ms }));
+        if let Some((_, by_another)) = used.clone().filter(|(key, _)| *key != join.record.key) {
+            return Err(by_another);
+        }
+        if let Some((&node, known)) = nodes.iter().find(|(_, known)| known.key == join.record.key) {
+            // Its answer was lost, or the token was issued again because it was.
+            return match self.newcomers.contains(&node) {
+                true => Ok(Verdict::Again(node)),
+                false => Err(JoinRefusal::KeyIsMember { node, name: known.name.clone() }),
+            };
+        }
+        if let Some((_, by_one_that_is_gone)) = used {
+            return Err(by_one_that_is_gone);
+        }
+        if token.expires_ms <= join.now_ms {
+            return Err(JoinRefusal::Expired { at_ms: token.expires_ms });
+        }
+        let displaced = nodes.iter().find(|(_, known)| known.name == join.record.name).map(|(node, _)| *node);
+        if let Some(node) = displaced.filter(|node| !self.never_came(*node, join.now_ms)) {
+            return Err(JoinRefusal::NameTaken { node, name: join.record.name.clone() });
+        }
+        if nodes.len() - usize::from(displaced.is_some()) >= MEMBERS_MAX {
+            return Err(JoinRefusal::Full);
+        }
+        Ok(Verdict::Anew { token: at, displaced })
     }
 
     /// Whether a node was let in, some time ago, and was not heard from since.

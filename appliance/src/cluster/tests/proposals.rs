@@ -1,10 +1,14 @@
 //! Changes asked for at any member, through the death of the meta group's leader: carried out once.
 
+use openraft::async_runtime::watch::WatchReceiver;
+
 use super::*;
 use crate::cluster::meta::MetaOutcome;
 use crate::cluster::meta::admission::{JoinRefusal, SecretHash, TokenId};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
+const STRANGERS: u64 = 20;
 
 fn newcomer(name: &str) -> NodeRecord {
     let key = Identity::ephemeral().peer_id();
@@ -47,6 +51,20 @@ async fn a_join_is_decided_once_whoever_is_asked_and_whoever_dies() {
         assert!(matches!(refused, MetaOutcome::JoinRefused(JoinRefusal::Used { .. })), "{refused:?}");
         assert_eq!(join(node, 2, &pi).await, MetaOutcome::Joined(NodeId(5)));
     }
+    // What strangers try is answered, and leaves nothing in the log.
+    let log_end =
+        || nodes.iter().map(|node| node.member.proposals.meta.metrics().borrow_watched().last_log_index).max();
+    let before = log_end();
+    for _ in 0..STRANGERS {
+        for node in &nodes {
+            let (token, secret) = (TokenId([3; 8]), SecretHash::of(&[9; 32]));
+            let call = MetaCall::Join { token, secret, record: newcomer("stranger") };
+            let wrong = MetaOutcome::JoinRefused(JoinRefusal::WrongSecret);
+            assert_eq!(node.member.proposals.ask(call, DEADLINE).await, Ok(wrong));
+        }
+    }
+    // Others may have written meanwhile, but not as often.
+    assert!(log_end().flatten() < before.flatten().map(|index| index + STRANGERS), "{:?} to {:?}", before, log_end());
     // Without a majority nothing is decided, and that is said in time.
     let last = nodes.remove(0);
     for node in nodes {
