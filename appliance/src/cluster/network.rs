@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iris_protocol::NodeId;
+use iris_store::StoreError;
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -92,6 +93,12 @@ impl GroupPeer {
     }
 }
 
+/// Whether it will be the same the next time.
+fn is_damage(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>());
+    matches!(inner, Some(StoreError::Corrupt { .. }))
+}
+
 impl GroupPeer {
     async fn send_snapshot(&self, vote: Vote, snapshot: SnapshotOf) -> io::Result<Vote> {
         let SnapshotOf { meta, snapshot } = snapshot;
@@ -150,6 +157,10 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot) => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) if is_damage(&error) => {
+                    tracing::error!(group = self.group, node = %self.target, %error, "what this disk has of a group is damaged and can't be sent");
+                    Err(StreamingError::Unreachable(Unreachable::new(&error)))
+                }
                 Err(error) => {
                     tracing::warn!(group = self.group, node = %self.target, %error, "a snapshot did not get through; it is tried again");
                     Err(StreamingError::Unreachable(Unreachable::new(&error)))
