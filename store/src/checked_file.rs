@@ -118,6 +118,33 @@ pub(crate) fn sync_dir(path: &Path) -> std::io::Result<()> {
     if cfg!(windows) { Ok(()) } else { File::open(dir)?.sync_all() }
 }
 
+/// Makes everything below a folder durable: contents, lengths and names, the disk's own cache included. For files that somebody
+/// else writes and that this process has not open.
+pub(crate) fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    // One call, however many files; it waits for what others write to the same file system, too.
+    #[cfg(target_os = "linux")]
+    match rustix::fs::syncfs(File::open(dir)?) {
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+        synced => return synced.map_err(Into::into),
+    }
+    sync_each(dir)
+}
+
+/// [`sync_tree`] where the system has no call for it.
+fn sync_each(dir: &Path) -> std::io::Result<()> {
+    for found in std::fs::read_dir(dir)? {
+        let path = found?.path();
+        let synced = if path.is_dir() { sync_each(&path) } else { File::open(&path).and_then(|file| file.sync_all()) };
+        match synced {
+            // Its owner removes files now and then.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            synced => synced?,
+        }
+    }
+    // After its files: their names are in it.
+    File::open(dir)?.sync_all()
+}
+
 pub(crate) fn io_error(path: &Path, action: &'static str, source: std::io::Error) -> StoreError {
     StoreError::Io { path: path.to_owned(), action, source: Arc::new(source) }
 }
@@ -140,6 +167,20 @@ mod tests {
         {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_synced_with_all_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("blobs")).unwrap();
+        for name in ["db", "blobs/1", "blobs/2"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        for sync in [sync_tree, sync_each] {
+            sync(dir.path()).unwrap();
+            let missing = sync(&dir.path().join("not there")).unwrap_err();
+            assert_eq!(missing.kind(), ErrorKind::NotFound);
         }
     }
 

@@ -37,7 +37,7 @@ use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 use super::turns::Turns;
 use super::{BucketId, Changes, CursorRow, DedupKey, FirstAppend, ShardRow, Verified, WarmRecord, WarmStore, WarmView};
 use crate::StoreError;
-use crate::checked_file::{create_private_dir, io_error, sync_dir};
+use crate::checked_file::{create_private_dir, io_error, sync_dir, sync_tree};
 use crate::state::{Entry, PageLimits};
 use gates::Gates;
 use layout::{FORMAT, Trees};
@@ -158,9 +158,17 @@ impl Inner {
         result.map_err(|error| sled_error(&self.path, action, error))
     }
 
-    /// Everything written so far is on disk when it returns.
+    /// Everything written so far is on disk when it returns. sled's own flush is not enough on Linux: it calls
+    /// `sync_file_range`, which leaves out the file's length, where its blocks lie and the disk's cache, and it syncs no blob.
     fn flush(&self) -> Result<(), StoreError> {
-        self.writing("fsync", self.db.flush()).map(drop)
+        self.writing("fsync", self.db.flush())?;
+        sync_tree(&self.path).map_err(|source| self.doubted(&self.path, "fsync", source))
+    }
+
+    /// As [`Self::writing`], of what is written beside sled.
+    fn doubted(&self, path: &Path, action: &'static str, source: std::io::Error) -> StoreError {
+        self.poisoned.store(true, Ordering::SeqCst);
+        io_error(path, action, source)
     }
 
     fn damaged(&self, what: impl Into<String>, why: impl std::fmt::Display) -> StoreError {

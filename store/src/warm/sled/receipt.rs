@@ -1,6 +1,6 @@
 //! What sled said is durable, where sled can't lose it. When a part of its file is damaged, sled takes what follows for a write
 //! that a crash broke off and opens an older state without a word. So every durable step has a number, in `heads` and, after
-//! sled's flush, in a small file beside. The file is not fsynced: after a power cut it may be old, never too new. An older
+//! sled's flush, in a small file beside, fsynced after sled's files: it may be old after a power cut, never too new. An older
 //! number in sled than in the file means that something was lost.
 
 use std::fs::OpenOptions;
@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use super::{Inner, layout};
 use crate::StoreError;
-use crate::checked_file::io_error;
 
 const FILE: &str = "receipt";
 const KEY: &[u8] = b"receipt";
@@ -39,8 +38,8 @@ impl Inner {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         // One small write in place: a crash leaves the old content, the new one, or one whose checksum tells.
-        let written = options.open(&path).and_then(|mut file| file.write_all(&value));
-        written.map_err(|source| io_error(&path, "writing", source))
+        let written = options.open(&path).and_then(|mut file| file.write_all(&value).and_then(|()| file.sync_all()));
+        written.map_err(|source| self.doubted(&path, "writing", source))
     }
 
     /// Whether sled still has everything it said it had.
