@@ -85,6 +85,14 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The shard is being copied out, and the engine can't write it meanwhile. Nothing was written; a later attempt succeeds.
+    #[error("{path}: shard {shard} is being copied out; its checkpoint is put off", path = .path.display())]
+    Busy {
+        /// The store.
+        path: PathBuf,
+        /// The shard.
+        shard: ShardId,
+    },
     /// A checkpoint failed earlier; whether it reached the disk is unknown.
     #[error("{path}: an earlier checkpoint failed and is not retried, because what reached the disk is unknown. Restart the node", path = .path.display())]
     Poisoned {

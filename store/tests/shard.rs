@@ -319,6 +319,8 @@ fn reads_and_apply_go_on_during_a_checkpoint_before_and_after_its_commit() {
             assert_eq!(keys(EntryId::ZERO), [1, 2, 3, 4, 5], "committed first: {committed_first}");
             assert_eq!(keys(EntryId((NOW_MS << 16) + 1)), [3, 4, 5]);
             assert_eq!(store.checkpointed().index, 3);
+            // Another one waits for nobody.
+            assert_eq!(store.checkpoint().unwrap().mark.index, 3);
             gate.let_go();
             checkpoint.join().unwrap();
         });

@@ -44,6 +44,22 @@ fn apply(store: &ShardStore, index: u64) {
     store.checkpoint().unwrap();
 }
 
+#[test]
+fn a_shard_that_is_copied_out_is_checkpointed_later() {
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(&dir.path().join("warm"));
+    apply(&store, 1);
+    let snapshot = store.snapshot().unwrap().unwrap();
+    apply(&store, 2);
+    assert_eq!((store.applied().index, store.checkpointed().index), (2, 1), "put off, not refused");
+    let file = snapshot.export(copies.path()).unwrap();
+    assert_eq!(file.manifest().mark.index, 1);
+    apply(&store, 3);
+    // What was set aside first, then what came after it.
+    assert_eq!(store.checkpointed().index, 2);
+    assert_eq!(store.checkpoint().unwrap().mark.index, 3);
+}
+
 /// The mark of what opens and is whole.
 fn index(path: &Path) -> Result<Option<u64>, StoreError> {
     let warm = SledWarm::open(path)?;

@@ -1,8 +1,8 @@
 //! From hot to warm and back: what a checkpoint writes, and how a shard is loaded from what the last one left. Apply and reads
 //! go on while one is written: it works on a layer that was set aside and takes the lock for moments only.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
 use std::time::Instant;
 
 use iris_protocol::{EntryId, ShardId};
@@ -11,7 +11,7 @@ use super::cursors::Cursors;
 use super::dedup::Dedup;
 use super::layer::Layer;
 use super::types::{CheckpointReport, ShardStats, StoreOptions};
-use super::{ShardStore, State, lock};
+use super::{ShardStore, State};
 use crate::StoreError;
 use crate::warm::{BucketId, BucketKeys, Changes, ShardRow, WarmStore};
 
@@ -78,18 +78,28 @@ impl State {
 
 impl ShardStore {
     /// Writes everything applied so far to the warm tier, durably and at once, and frees its memory. Apply and reads go on
-    /// meanwhile. Does nothing when nothing was applied since the last one. Blocks on the disk.
+    /// meanwhile. Blocks on the disk.
+    ///
+    /// Does nothing when nothing was applied since the last one. Nor does it while the shard is busy as a whole: a snapshot is
+    /// being installed, another checkpoint is under way or, with sled, a snapshot is being copied out. That can take minutes,
+    /// and the node's other shards wait for this call: a later one does it. The report's mark tells what is durable.
     ///
     /// # Errors
     /// The disk's; nothing is lost from memory then, and the mark of [`ShardStore::checkpointed`] stays.
     pub fn checkpoint(&self) -> Result<CheckpointReport, StoreError> {
-        let _one = lock(&self.inner.checkpointing);
+        let nothing_done = || CheckpointReport { mark: self.checkpointed(), ..CheckpointReport::default() };
+        let _one = match self.inner.checkpointing.try_lock() {
+            Ok(one) => one,
+            // Whoever panicked with it left the state whole, or marked as replaced.
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(nothing_done()),
+        };
         if self.inner.replaced.load(Ordering::SeqCst) {
             return Err(StoreError::Poisoned { path: self.inner.warm.path().to_owned() });
         }
         let started = Instant::now();
         let Some(frozen) = self.state().freeze() else {
-            return Ok(CheckpointReport { mark: self.checkpointed(), ..CheckpointReport::default() });
+            return Ok(nothing_done());
         };
         let (inboxes, trims, cursors, cursors_removed) =
             (frozen.layer.inboxes(), frozen.layer.trims(), frozen.layer.cursors(), frozen.layer.cursors_removed());
@@ -103,7 +113,11 @@ impl ShardStore {
             dedup: &dedup,
             dedup_removed: &frozen.dedup_removed,
         };
-        self.inner.warm.checkpoint(self.inner.shard, &changes)?;
+        match self.inner.warm.checkpoint(self.inner.shard, &changes) {
+            // The frozen layer stays as it is, for the next attempt.
+            Err(StoreError::Busy { .. }) => return Ok(nothing_done()),
+            written => written?,
+        }
         let report = CheckpointReport {
             mark: frozen.row.mark.clone(),
             entries: frozen.layer.entries_len(),

@@ -9,6 +9,7 @@ use iris_protocol::vnode::vnode_of;
 use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId};
 
 use super::conformance_whole;
+use crate::StoreError;
 use crate::state::{AppliedMark, Entry, PageLimits};
 use crate::warm::{BucketId, BucketKeys, Changes, CursorRow, DedupKey, InboxChange, ShardRow, Trim, WarmStore};
 
@@ -211,7 +212,11 @@ impl Batch {
         self
     }
 
-    pub(super) fn write(mut self, warm: &dyn WarmStore, shard: u16) {
+    pub(super) fn write(self, warm: &dyn WarmStore, shard: u16) {
+        self.try_write(warm, shard).expect("a checkpoint");
+    }
+
+    pub(super) fn try_write(mut self, warm: &dyn WarmStore, shard: u16) -> Result<(), StoreError> {
         self.inboxes.sort_by(|(a, _), (b, _)| (vnode_of(a), a).cmp(&(vnode_of(b), b)));
         let all = self.inboxes.iter().flat_map(|(_, entries)| entries.iter().map(|entry| entry.id.0));
         let row = shard_row(self.index, all.max().unwrap_or(0));
@@ -226,7 +231,7 @@ impl Batch {
             dedup: &self.dedup,
             dedup_removed: &self.dedup_removed,
         };
-        warm.checkpoint(ShardId(shard), &changes).expect("a checkpoint");
+        warm.checkpoint(ShardId(shard), &changes)
     }
 }
 

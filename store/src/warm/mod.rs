@@ -55,8 +55,9 @@ pub trait WarmStore: Send + Sync {
     /// Writes a checkpoint: atomically, durably, all of it or nothing.
     ///
     /// # Errors
-    /// The disk's. Whether the checkpoint is on disk is unknown then, and later ones are refused until a restart (a full disk
-    /// excepted, where the adapter knows that nothing was written).
+    /// [`StoreError::Busy`] where a view of the shard is in the way: nothing was written. Else the disk's. Whether the
+    /// checkpoint is on disk is unknown then, and later ones are refused until a restart (a full disk excepted, where the
+    /// adapter knows that nothing was written).
     fn checkpoint(&self, shard: ShardId, changes: &Changes<'_>) -> Result<(), StoreError>;
 
     /// Entries of an inbox with `after < id <= up_to`, ascending, within the limits (at least one if there is one), and
@@ -91,7 +92,7 @@ pub trait WarmStore: Send + Sync {
     fn dedup_keys(&self, shard: ShardId, bucket: BucketId, each: &mut dyn FnMut(DedupKey)) -> Result<(), StoreError>;
 
     /// Pins the shard as its last checkpoint left it; `None` before the first. While it lives, SQLite's side file grows and
-    /// sled holds checkpoints of the shard back: copy out and let go.
+    /// sled puts checkpoints of the shard off ([`StoreError::Busy`]): copy out and let go.
     ///
     /// # Errors
     /// The disk's, or damage.

@@ -1,6 +1,7 @@
 //! What is written: checkpoints, installs, removals, as lists of puts and removals.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use iris_protocol::{EntryId, ShardId};
 
@@ -11,11 +12,16 @@ use crate::StoreError;
 use crate::warm::turns::lock;
 use crate::warm::{Changes, CursorRow, ShardRow, WarmRecord};
 
+/// How long a checkpoint waits for views of its shard. A copy may take minutes, and the node's other shards have their
+/// checkpoints after this one; but whoever has a full shard asks again at once, and must not ask all the time.
+const VIEW_PATIENCE: Duration = Duration::from_millis(50);
+
 impl Inner {
     pub(super) fn checkpoint(&self, shard: ShardId, changes: &Changes<'_>) -> Result<(), StoreError> {
         self.check_poison()?;
         {
-            let _views_are_gone = self.gates.write(shard);
+            let pass = self.gates.write_within(shard, VIEW_PATIENCE);
+            let _views_are_gone = pass.ok_or_else(|| StoreError::Busy { path: self.path.clone(), shard })?;
             let _turn = self.writer.next();
             self.check_poison()?;
             let (slot, claimed) = match self.head(shard)? {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use iris_protocol::ShardId;
 
@@ -10,14 +11,22 @@ use crate::warm::turns::lock;
 /// One gate per shard, made when first used; a node has a handful.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
-    shards: Mutex<HashMap<ShardId, Gate>>,
+    shards: Mutex<Shards>,
     changed: Condvar,
 }
+
+type Shards = HashMap<ShardId, Gate>;
 
 #[derive(Debug, Default)]
 struct Gate {
     readers: usize,
     writing: bool,
+}
+
+impl Gate {
+    fn is_closed_to_writers(&self) -> bool {
+        self.writing || self.readers > 0
+    }
 }
 
 /// The right to read or change a shard, until it is dropped.
@@ -31,24 +40,29 @@ pub(super) struct Pass {
 impl Gates {
     /// Waits for a change to end.
     pub(super) fn read(self: &Arc<Self>, shard: ShardId) -> Pass {
-        self.pass(shard, false, |gate| gate.writing)
+        let waiting = self.changed.wait_while(lock(&self.shards), |shards| shards.entry(shard).or_default().writing);
+        waiting.unwrap_or_else(PoisonError::into_inner).entry(shard).or_default().readers += 1;
+        Pass { gates: self.clone(), shard, writes: false }
     }
 
     /// Waits for every reader, and for another change.
     pub(super) fn write(self: &Arc<Self>, shard: ShardId) -> Pass {
-        self.pass(shard, true, |gate| gate.writing || gate.readers > 0)
+        let closed = |shards: &mut Shards| shards.entry(shard).or_default().is_closed_to_writers();
+        let waiting = self.changed.wait_while(lock(&self.shards), closed);
+        self.enter_to_write(&mut waiting.unwrap_or_else(PoisonError::into_inner), shard)
     }
 
-    fn pass(self: &Arc<Self>, shard: ShardId, writes: bool, closed: impl Fn(&Gate) -> bool) -> Pass {
-        let waiting = self.changed.wait_while(lock(&self.shards), |shards| closed(shards.entry(shard).or_default()));
-        let mut shards = waiting.unwrap_or_else(PoisonError::into_inner);
-        let gate = shards.entry(shard).or_default();
-        if writes {
-            gate.writing = true;
-        } else {
-            gate.readers += 1;
-        }
-        Pass { gates: self.clone(), shard, writes }
+    /// As [`Self::write`]; `None` if the gate doesn't open in time.
+    pub(super) fn write_within(self: &Arc<Self>, shard: ShardId, patience: Duration) -> Option<Pass> {
+        let closed = |shards: &mut Shards| shards.entry(shard).or_default().is_closed_to_writers();
+        let waiting = self.changed.wait_timeout_while(lock(&self.shards), patience, closed);
+        let (mut shards, wait) = waiting.unwrap_or_else(PoisonError::into_inner);
+        (!wait.timed_out()).then(|| self.enter_to_write(&mut shards, shard))
+    }
+
+    fn enter_to_write(self: &Arc<Self>, shards: &mut Shards, shard: ShardId) -> Pass {
+        shards.entry(shard).or_default().writing = true;
+        Pass { gates: self.clone(), shard, writes: true }
     }
 }
 

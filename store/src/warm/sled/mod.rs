@@ -1,7 +1,7 @@
 //! The sled adapter of the warm tier, pure Rust, for whoever can't or won't have SQLite. Limits, measured: writes 4 to 7 times
 //! what it is given (SQLite 3 to 4), deletes 17,000 entries a second (SQLite 271,000), reads and inserts several times slower,
 //! and takes some hundred MB of memory however small its cache is set, more with larger batches: hence steps of
-//! [`STEP_OPS`]. It gives no space back to the system. It has no consistent view, so a view holds checkpoints of its shard back.
+//! [`STEP_OPS`]. It gives no space back to the system. It has no consistent view, so checkpoints of a shard are put off while a view of it lives.
 //!
 //! # Atomicity
 //! sled makes a small batch on one tree atomic; a checkpoint is large and goes to several trees. So it is written twice: first
