@@ -231,6 +231,34 @@ async fn purging_frees_entries_files_and_survives() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_opened_often_is_purged_all_the_same() {
+    const KEPT_BYTES: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    (options.segment_bytes, options.purge_threshold_bytes) = (128 << 10, KEPT_BYTES);
+    // Never as much in one run as is kept; long entries among short ones.
+    let mut next = 1;
+    for _ in 0..40 {
+        let log = RaftLog::open(options.clone()).unwrap();
+        let (one, two) = (log.group(ONE), log.group(TWO));
+        for _ in 0..20 {
+            append(&one, entries(next..next + 1, &"p".repeat(6_000 + next as usize % 7 * 1_000))).await;
+            append(&two, entries(next..next + 1, "short")).await;
+            next += 1;
+        }
+        if let Some(index) = one.index_behind(KEPT_BYTES) {
+            one.purge_to(index).await.unwrap();
+        }
+        assert_eq!((two.index_behind(KEPT_BYTES), two.first_index()), (None, Some(1)), "little is kept as it is");
+    }
+    let log = RaftLog::open(options).unwrap().group(ONE);
+    let kept: u64 = all(&log).iter().map(|entry| entry.bytes.len() as u64).sum();
+    assert!((KEPT_BYTES * 3 / 4..KEPT_BYTES * 3 / 2).contains(&kept), "{kept} bytes of entries are kept");
+    let bytes: u64 = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 3 * KEPT_BYTES, "{bytes} bytes in files, of {} that came", next * 9_000);
+}
+
+#[tokio::test]
 async fn a_shut_down_log_says_so_and_writes_what_waits() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir);

@@ -22,6 +22,11 @@ use crate::checked_file::create_private_dir;
 /// Where a group's [`Bounds`] are kept.
 pub(super) const BOUNDS_KEY: &[u8] = b"iris.bounds";
 
+/// A group that still needs many entries of the oldest files is first asked to purge itself, this many times since the
+/// process started; then the engine rewrites them. Our groups keep what they keep on purpose, and a process that ends after a
+/// few purges would never get there.
+const PURGES_UNTIL_REWRITE: u32 = 10;
+
 /// Which of the entries the engine holds are really there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bounds {
@@ -66,8 +71,9 @@ pub(super) trait Engine: Send + Sync {
     fn fetch(&self, group: u64, begin: u64, end: u64, bytes_max: usize) -> raft_engine::Result<Vec<Record>>;
     fn value(&self, group: u64, key: &[u8]) -> Option<Vec<u8>>;
     fn span(&self, group: u64) -> Option<(u64, u64)>;
-    /// Removes files nobody needs, rewriting what is still needed of them.
-    fn purge(&self) -> raft_engine::Result<()>;
+    /// Removes files nobody needs, rewriting what is still needed of them; insists on it when they are larger than
+    /// that together.
+    fn purge(&self, bytes_max: u64) -> raft_engine::Result<()>;
     fn groups(&self) -> Vec<u64>;
 }
 
@@ -90,8 +96,14 @@ impl<F: FileSystem> Engine for raft_engine::Engine<F> {
         self.first_index(group).zip(self.last_index(group))
     }
 
-    fn purge(&self) -> raft_engine::Result<()> {
-        self.purge_expired_files().map(drop)
+    fn purge(&self, bytes_max: u64) -> raft_engine::Result<()> {
+        for _ in 0..PURGES_UNTIL_REWRITE {
+            self.purge_expired_files()?;
+            if self.get_used_size() as u64 <= bytes_max {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn groups(&self) -> Vec<u64> {

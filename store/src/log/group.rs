@@ -63,7 +63,8 @@ struct Cached {
 }
 
 impl Group {
-    pub(super) fn load(id: GroupId, engine: &dyn Engine, dir: &Path) -> Self {
+    /// As the engine has it, with entries that are about so long.
+    pub(super) fn load(id: GroupId, engine: &dyn Engine, entry_len: u64, dir: &Path) -> Self {
         let (bounds, damaged) = match load_bounds(engine, id.0, dir) {
             Ok(bounds) => (bounds, None),
             Err(error) => (Bounds::default(), Some(error)),
@@ -71,7 +72,8 @@ impl Group {
         let found = engine.span(id.0);
         let span = found.and_then(|found| bounds.clip(found));
         let engine_last = found.map(|(_, last)| last);
-        Self { id, state: Mutex::new(State { span, bounds, engine_last, damaged, ..State::default() }) }
+        let weight = span.map(|span| Weight::estimated(span, entry_len)).unwrap_or_default();
+        Self { id, state: Mutex::new(State { span, bounds, engine_last, weight, damaged, ..State::default() }) }
     }
 
     /// The operation at `seq` is on disk: what it wrote may leave the cache.
@@ -186,8 +188,8 @@ impl GroupLog {
         self.state().span.map(|(_, last)| last)
     }
 
-    /// The last index with at least so many bytes of entries behind it, as far as they were appended since the log was opened:
-    /// up to where a purge would leave that much. `None` if there is less.
+    /// The last index with about so many bytes of entries behind it: up to where a purge would leave that much. `None` if there
+    /// is less. What was there when the log was opened is estimated.
     #[must_use]
     pub fn index_behind(&self, bytes: u64) -> Option<u64> {
         self.state().weight.index_behind(bytes)

@@ -113,7 +113,11 @@ struct Shared {
     counters: Counters,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
     groups_len: AtomicUsize,
+    /// About how long the entries of each group were when the log was opened.
+    entry_len: HashMap<GroupId, u64>,
     cache_bytes_max: usize,
+    /// Bytes of files above which purging insists.
+    files_bytes_max: u64,
     /// Moves before and after files are removed, so that a read which lost its file knows to look again.
     purges: AtomicU64,
     dir: PathBuf,
@@ -143,13 +147,18 @@ impl RaftLog {
         let engine = engine::open(&options, fs)?;
         let failed = |source| LogError::io(&options.dir, "starting the log's threads", &source);
         let reader = Reader::start(engine.clone(), &options.dir).map_err(failed)?;
+        let spans = engine.groups().into_iter().filter_map(|id| Some((id, engine.span(id)?)));
+        let entry_len = spans.map(|(id, span)| (GroupId(id), weight::entry_len(&reader, id, span))).collect();
         let shared = Arc::new(Shared {
             queue: Queue::new(options.queue_len_max, options.queue_bytes_max),
             reader,
             counters: Counters::default(),
             groups: Mutex::default(),
             groups_len: AtomicUsize::new(0),
+            entry_len,
             cache_bytes_max: options.cache_bytes_max,
+            // The engine has two kinds of files, and aims at so much for one.
+            files_bytes_max: options.purge_threshold_bytes.saturating_mul(2),
             purges: AtomicU64::new(0),
             dir: options.dir.clone(),
             engine,
@@ -168,7 +177,8 @@ impl RaftLog {
             .entry(id)
             .or_insert_with(|| {
                 shared.groups_len.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Group::load(id, shared.engine.as_ref(), &shared.dir))
+                let entry_len = shared.entry_len.get(&id).copied().unwrap_or(0);
+                Arc::new(Group::load(id, shared.engine.as_ref(), entry_len, &shared.dir))
             })
             .clone();
         GroupLog::new(self.handle.clone(), group)

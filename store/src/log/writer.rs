@@ -129,7 +129,7 @@ fn fail_all(shared: &Shared, why: &str, ops: VecDeque<Op>) -> LogError {
 /// same disk anyway.
 fn remove_files(shared: &Shared) -> Result<(), String> {
     shared.purges.fetch_add(1, Ordering::SeqCst);
-    let removed = catch_unwind(AssertUnwindSafe(|| shared.engine.purge()));
+    let removed = catch_unwind(AssertUnwindSafe(|| shared.engine.purge(shared.files_bytes_max)));
     shared.purges.fetch_add(1, Ordering::SeqCst);
     match removed {
         Ok(Ok(())) => Ok(()),
