@@ -195,7 +195,7 @@ fn cursors_survive_and_an_unknown_one_is_zero() {
     assert!(f.dir.path().exists());
 }
 
-/// A warm store whose checkpoints stop, committed or not, until they are let go.
+/// A warm store whose checkpoints stop, committed or not, until they are let go, and whose installs fail when they are done.
 struct Gate {
     warm: Arc<Warm>,
     committed_first: AtomicBool,
@@ -205,6 +205,16 @@ struct Gate {
 }
 
 impl Gate {
+    fn new(dir: &Path, committed_first: bool) -> Arc<Self> {
+        Arc::new(Self {
+            warm: Arc::new(Warm::open(&dir.join("warm.db")).unwrap()),
+            committed_first: AtomicBool::new(committed_first),
+            open: Mutex::new(true),
+            moved: Condvar::new(),
+            waiting: AtomicU64::new(0),
+        })
+    }
+
     fn pass(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.moved.notify_all();
@@ -256,7 +266,9 @@ impl WarmStore for Gate {
         row: &ShardRow,
         records: &mut dyn Iterator<Item = Result<WarmRecord, StoreError>>,
     ) -> Result<(), StoreError> {
-        self.warm.install(shard, row, records)
+        self.warm.install(shard, row, records)?;
+        // As an fsync that fails after the swap.
+        Err(StoreError::Poisoned { path: self.warm.path().to_owned() })
     }
     fn remove(&self, shard: ShardId) -> Result<(), StoreError> {
         self.warm.remove(shard)
@@ -292,13 +304,7 @@ impl WarmStore for Gate {
 fn reads_and_apply_go_on_during_a_checkpoint_before_and_after_its_commit() {
     for committed_first in [false, true] {
         let dir = tempfile::tempdir().unwrap();
-        let gate = Arc::new(Gate {
-            warm: Arc::new(Warm::open(&dir.path().join("warm.db")).unwrap()),
-            committed_first: AtomicBool::new(committed_first),
-            open: Mutex::new(true),
-            moved: Condvar::new(),
-            waiting: AtomicU64::new(0),
-        });
+        let gate = Gate::new(dir.path(), committed_first);
         let store = open(gate.clone(), StoreOptions::default());
         for key in 1..=3 {
             apply(&store, &[message("a", key, NOW_MS, "x")]);
@@ -327,6 +333,22 @@ fn reads_and_apply_go_on_during_a_checkpoint_before_and_after_its_commit() {
         assert_eq!(store.checkpointed().index, 4);
         assert_eq!(store.read(&user("inbox"), EntryId::ZERO, WIDE).unwrap().entries.len(), 5);
     }
+}
+
+#[test]
+fn an_install_that_fails_late_leaves_no_old_state_to_be_written() {
+    let (source, dir) = (fixture(StoreOptions::default()), tempfile::tempdir().unwrap());
+    for key in 1..=3 {
+        apply(&source.store, &[message("a", key, NOW_MS, "x")]);
+    }
+    source.store.checkpoint().unwrap();
+    let file = source.store.snapshot().unwrap().unwrap().export(dir.path()).unwrap();
+    let gate = Gate::new(dir.path(), false);
+    let store = open(gate.clone(), StoreOptions::default());
+    apply(&store, &[message("a", 9, NOW_MS, "y")]);
+    assert!(matches!(store.install(&file), Err(StoreError::Poisoned { .. })));
+    assert!(matches!(store.checkpoint(), Err(StoreError::Poisoned { .. })), "memory is of another time");
+    assert_eq!(open(gate.warm.clone(), StoreOptions::default()).applied(), source.store.applied());
 }
 
 #[test]

@@ -54,7 +54,7 @@ struct Inner {
     state: Mutex<State>,
     /// Held through a checkpoint: one at a time.
     checkpointing: Mutex<()>,
-    /// A snapshot is on disk that could not be loaded: memory is of another time, and must not be written.
+    /// A snapshot is on disk, or may be, that is not loaded: memory is of another time, and must not be written.
     replaced: AtomicBool,
 }
 

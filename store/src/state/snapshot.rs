@@ -30,9 +30,15 @@ impl ShardStore {
             let (shard, index) = (inner.shard, row.mark.index);
             return Err(StoreError::OutOfOrder { shard, index, applied: applied.index });
         }
-        inner.warm.install(inner.shard, &row, &mut records)?;
-        // From here on memory is older than the disk. A checkpoint of it would put the old row over the new one.
-        inner.replaced.store(true, Ordering::SeqCst);
+        // Once it is swapped in, memory is older than the disk, and a checkpoint of memory would put the old row over the new
+        // one. Said before, because an install may fail, or panic, on either side of the swap.
+        let before = inner.warm.shard(inner.shard)?;
+        let replaced = inner.replaced.swap(true, Ordering::SeqCst);
+        if let Err(error) = inner.warm.install(inner.shard, &row, &mut records) {
+            let unchanged = inner.warm.shard(inner.shard).is_ok_and(|now| now == before);
+            inner.replaced.store(replaced || !unchanged, Ordering::SeqCst);
+            return Err(error);
+        }
         let new = State::load(inner.warm.as_ref(), inner.shard, &inner.options)?;
         let old = {
             let mut state = self.state();

@@ -7,7 +7,7 @@ use iris_protocol::vnode::vnode_of;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use std::sync::atomic::Ordering;
 
-use super::{Fault, Inner, rows};
+use super::{Fault, Inner, rows, schema};
 use crate::StoreError;
 use crate::warm::turns::lock;
 use crate::warm::{Changes, ShardRow, WarmRecord};
@@ -38,7 +38,7 @@ impl Inner {
     ) -> Result<T, StoreError> {
         self.check_poison()?;
         let mut conn = if weight == Weight::Durable { self.writer.next() } else { self.writer.patient() };
-        self.transact(&mut conn, weight, write).map_err(|fault| {
+        let done = transact(&mut conn, weight, write).map_err(|fault| {
             // A full disk was rolled back and can be tried again once there is room, as can what never was SQLite's fault;
             // anything else leaves doubt.
             if let Fault::Sqlite(error) = &fault
@@ -47,23 +47,9 @@ impl Inner {
                 self.poisoned.store(true, Ordering::SeqCst);
             }
             fault.told(&self.path, action)
-        })
-    }
-
-    fn transact<T>(
-        &self,
-        conn: &mut Connection,
-        weight: Weight,
-        write: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        conn.execute_batch(match weight {
-            Weight::Durable => "PRAGMA synchronous = FULL",
-            Weight::Step => "PRAGMA synchronous = NORMAL",
         })?;
-        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = write(&tx)?;
-        tx.commit()?;
-        self.bound_wal(conn)?;
+        // Whatever comes of it, the transaction is committed.
+        self.bound_wal(&conn, schema::WAL_BYTES_MAX);
         Ok(done)
     }
 
@@ -149,6 +135,22 @@ impl Inner {
         })?;
         self.remove_garbage()
     }
+}
+
+/// One transaction: committed when it returns, or rolled back.
+fn transact<T>(
+    conn: &mut Connection,
+    weight: Weight,
+    write: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    conn.execute_batch(match weight {
+        Weight::Durable => "PRAGMA synchronous = FULL",
+        Weight::Step => "PRAGMA synchronous = NORMAL",
+    })?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done = write(&tx)?;
+    tx.commit()?;
+    Ok(done)
 }
 
 /// A slot that is nobody's; garbage until it is claimed.
