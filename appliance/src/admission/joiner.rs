@@ -19,6 +19,7 @@ use futures::stream::FuturesUnordered;
 use iris_client::{Trust, server_name, tls_config};
 use iris_p2p::{PeerAddr, PeerKey};
 use iris_protocol::versioned;
+use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -75,7 +76,8 @@ pub enum JoinError {
 }
 
 /// Why one address did not let it in.
-enum Attempt {
+#[derive(Debug)]
+pub(super) enum Attempt {
     /// The cluster said no.
     Final(JoinError),
     /// Somebody else answers there.
@@ -217,14 +219,18 @@ async fn ask(newcomer: &Newcomer, address: &str, tls: &TlsConnector) -> Result<A
     }
 }
 
-async fn connect(bound: SocketAddr, address: &str, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Attempt> {
+pub(super) async fn connect(
+    bound: SocketAddr,
+    address: &str,
+    tls: &TlsConnector,
+) -> Result<TlsStream<TcpStream>, Attempt> {
     let failed = |error: std::io::Error| Attempt::Later(error.to_string());
     let socket = TcpStream::connect(address).await.map_err(failed)?;
     let (from, to) = (socket.local_addr().map_err(failed)?, socket.peer_addr().map_err(failed)?);
     if is_own(bound, from, to) {
         return Err(Attempt::Own);
     }
-    tls.connect(server_name(), socket).await.map_err(|error| handshake_failed(address, &error))
+    tls.connect(server_name(), socket).await.map_err(|error| handshake_failed(address, &error, tls))
 }
 
 /// Whether a connection leads back to this machine's own client port. A machine speaks to each of its addresses from that very
@@ -246,9 +252,26 @@ fn request(newcomer: &Newcomer) -> JoinRequest {
     }
 }
 
-fn handshake_failed(address: &str, error: &std::io::Error) -> Attempt {
+/// Whether it is the dates that are wrong.
+fn is_about_time(why: &CertificateError) -> bool {
+    matches!(
+        why,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+    )
+}
+
+fn handshake_failed(address: &str, error: &std::io::Error, tls: &TlsConnector) -> Attempt {
+    // The clock that the certificate was judged by.
+    let now_ms = tls.config().time_provider.current_time().map_or(0, |now| now.as_secs().saturating_mul(1_000));
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
+        Some(rustls::Error::InvalidCertificate(why)) if is_about_time(why) => Attempt::Later(format!(
+            "by this machine's clock, which stands at {} UTC, the cluster's certificate is not good: set the clock right if that is not the time",
+            utc(now_ms)
+        )),
         Some(rustls::Error::InvalidCertificate(why)) => Attempt::Foreign(format!(
             "the machine at {address} belongs to another cluster than the token, or only pretends to belong to it ({why}): this machine told it \
              nothing. Make a token with `iris join-token` on a machine of the cluster you mean to join"

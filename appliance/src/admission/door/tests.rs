@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::admission::joiner::{JoinError, Newcomer, join};
+use crate::admission::joiner::{Attempt, JoinError, Newcomer, connect, join};
 use crate::admission::membership::{Membership, Origin};
 use crate::admission::token::{JoinSecret, JoinToken};
 use crate::auth::pki;
@@ -199,6 +199,37 @@ async fn a_silent_address_holds_up_nobody_and_several_may_be_asked_at_once() {
     let pi = newcomer("pi", house.token(8));
     let both = tokio::join!(try_join(&pi), try_join(&pi));
     assert_eq!((both.0.unwrap().node, both.1.unwrap().node), (NodeId(3), NodeId(3)));
+}
+
+/// A clock that stands still, in seconds since 1970.
+#[derive(Debug)]
+struct Stands(u64);
+
+impl rustls::time_provider::TimeProvider for Stands {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_clock_makes_no_impostor_of_the_cluster() {
+    let house = House::new("ours").await;
+    let token = house.token(7);
+    let connect = async |clock_s: u64, ca_sha256: [u8; 32]| {
+        let tls = iris_client::tls_config(&iris_client::Trust::CaSha256(ca_sha256), JOIN_ALPN).unwrap();
+        let mut tls = (*tls).clone();
+        tls.time_provider = Arc::new(Stands(clock_s));
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        connect("192.0.2.2:8443".parse().unwrap(), &house.address, &tls).await.map(drop)
+    };
+    connect(0, token.ca_sha256).await.expect("a machine without a battery");
+    const IN_2100: u64 = 4_102_444_800;
+    match connect(IN_2100, token.ca_sha256).await {
+        Err(Attempt::Later(why)) => assert!(why.contains("clock, which stands at 2100-01-01 00:00:00 UTC"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    let other = connect(0, [0; 32]).await;
+    assert!(matches!(other, Err(Attempt::Foreign(_))), "{other:?}");
 }
 
 #[tokio::test]
