@@ -1,11 +1,14 @@
 # The entry points of the checkout. Each installs what is missing, so that they work on a bare machine with rustup and a C
-# compiler (and, for `make test`, python3).
+# compiler (and, for `make test`, python3 and a C++ compiler).
 
 CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: up test demo bench check clean
+SECONDS ?= 60
+TARGET ?=
+
+.PHONY: up test demo bench fuzz check clean
 
 # Builds Iris, starts one node with no config file and its data in a folder of its own. Ctrl-C stops it cleanly.
 up:
@@ -25,6 +28,10 @@ demo:
 bench:
 	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
 	@./target/release/bench $(BENCH_ARGS)
+
+# Looks for inputs that break a decoder's promises, longer than `make test` does: make fuzz [TARGET=session] [SECONDS=600].
+fuzz:
+	@SECONDS_EACH=$(SECONDS) ./scripts/fuzz $(TARGET)
 
 # What a developer runs between edits.
 check:

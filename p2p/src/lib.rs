@@ -22,6 +22,9 @@ mod behaviour;
 mod config;
 mod dial;
 mod discovery;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod heard;
 mod heartbeat;

@@ -23,12 +23,7 @@ pub fn write_checked(path: &Path, version: u16, bytes: &[u8]) -> Result<(), Stor
     let failed = |action| move |source| io_error(path, action, source);
     let beside = beside(path);
     let mut file = private_file(&beside).map_err(failed("creating a file beside it"))?;
-    let mut head = Vec::with_capacity(HEAD_LEN);
-    head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&version.to_le_bytes());
-    head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-    head.extend_from_slice(&checksum(version, bytes).to_le_bytes());
-    file.write_all(&head).and_then(|()| file.write_all(bytes)).map_err(failed("writing"))?;
+    file.write_all(&head(version, bytes)).and_then(|()| file.write_all(bytes)).map_err(failed("writing"))?;
     file.sync_all().map_err(failed("fsync"))?;
     drop(file);
     std::fs::rename(&beside, path).map_err(failed("renaming"))?;
@@ -55,7 +50,7 @@ pub fn read_checked(path: &Path) -> Result<Option<(u16, Vec<u8>)>, StoreError> {
 }
 
 /// The version, if the content is whole.
-fn check(content: &[u8]) -> Result<u16, &'static str> {
+pub(crate) fn check(content: &[u8]) -> Result<u16, &'static str> {
     let Some((head, body)) = content.split_first_chunk::<HEAD_LEN>() else { return Err("it is too short") };
     let (magic, head) = head.split_first_chunk::<8>().ok_or("no magic")?;
     let (version, head) = head.split_first_chunk::<2>().ok_or("no version")?;
@@ -72,6 +67,16 @@ fn check(content: &[u8]) -> Result<u16, &'static str> {
         return Err("its checksum is wrong");
     }
     Ok(version)
+}
+
+/// What stands before the content.
+pub(crate) fn head(version: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_LEN);
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&version.to_le_bytes());
+    head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    head.extend_from_slice(&checksum(version, bytes).to_le_bytes());
+    head
 }
 
 fn checksum(version: u16, bytes: &[u8]) -> u64 {

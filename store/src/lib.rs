@@ -7,6 +7,9 @@ pub mod check;
 pub mod checked_file;
 pub mod command;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log;
 pub mod snapshot;
 pub mod state;

@@ -11,6 +11,8 @@ pub mod cluster;
 pub mod command;
 pub mod config_file;
 pub mod corpus;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod link_process;
 pub mod netns;
 pub mod node_process;

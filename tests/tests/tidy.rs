@@ -35,8 +35,9 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
 /// Every Rust file of the workspace with its text.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    for (crate_folder, _) in MAY_USE {
-        for part in ["src", "tests", "benches", "examples"] {
+    // The fuzz targets are a workspace of their own, under the same rules.
+    for crate_folder in MAY_USE.iter().map(|(folder, _)| *folder).chain(["fuzz"]) {
+        for part in ["src", "tests", "benches", "examples", "fuzz_targets"] {
             let folder = workspace_root().join(crate_folder).join(part);
             if folder.is_dir() {
                 files(&folder, ".rs", &mut found);

@@ -40,7 +40,7 @@ const FRAME_LEN_MAX: usize = CHUNK_LEN_MAX + 4 * 1024;
 
 /// What the leader begins with.
 #[derive(Serialize, Deserialize)]
-struct Offer {
+pub(super) struct Offer {
     group: u16,
     vote: Vote,
     last_log_id: Option<LogId>,
@@ -55,7 +55,7 @@ impl Versioned for Offer {
 
 /// What the follower answers.
 #[derive(Debug, Serialize, Deserialize)]
-enum Reply {
+pub(super) enum Reply {
     /// Send from this chunk on.
     From(u64),
     /// This many chunks are here.

@@ -28,7 +28,7 @@ pub type MetaView = watch::Receiver<Option<Arc<MetaState>>>;
 
 /// The checkpoint file's content.
 #[derive(Serialize, Deserialize)]
-struct Checkpoint {
+pub(super) struct Checkpoint {
     log_id: Option<LogId>,
     membership: StoredMembership,
     /// A versioned [`Meta`].

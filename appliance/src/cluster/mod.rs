@@ -11,6 +11,9 @@ mod conformance_tests;
 mod controller;
 mod durable;
 mod founding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod handler;
 mod leadership;

@@ -5,6 +5,9 @@
 mod acks;
 mod conversation;
 mod counters;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbox;
 mod listener;
 mod login;

@@ -29,7 +29,7 @@ const PURGES_UNTIL_REWRITE: u32 = 10;
 
 /// Which of the entries the engine holds are really there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Everything up to here was purged.
     pub(super) floor: Option<u64>,
     pub(super) keep: Keep,
@@ -37,7 +37,7 @@ pub(super) struct Bounds {
 
 /// How much of the log's end a truncation left; an append lifts it in the same write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     #[default]
     All,
     UpTo(u64),

@@ -34,6 +34,9 @@ pub use error::LogError;
 pub use group::{AppendDone, GroupLog};
 pub use stats::LogStats;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use {engine::Bounds, record::Record};
+
 use engine::Engine;
 use group::Group;
 use queue::Queue;

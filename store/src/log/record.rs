@@ -17,9 +17,9 @@ const HEAD_LEN: usize = 1 + 8;
 
 /// One entry as the engine sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Record {
-    pub(super) index: u64,
-    pub(super) bytes: Bytes,
+pub(crate) struct Record {
+    pub(crate) index: u64,
+    pub(crate) bytes: Bytes,
     unknown: UnknownFields,
 }
 
@@ -35,7 +35,7 @@ impl MessageExt for Records {
 }
 
 impl Record {
-    pub(super) fn new(index: u64, bytes: Bytes) -> Self {
+    pub(crate) fn new(index: u64, bytes: Bytes) -> Self {
         Self { index, bytes, unknown: UnknownFields::default() }
     }
 
