@@ -8,6 +8,8 @@ pub mod calendar;
 pub mod cluster;
 pub mod config;
 pub mod edge;
+#[cfg(test)]
+mod formats_tests;
 pub mod node;
 pub mod routing;
 pub mod supervise;

@@ -22,21 +22,21 @@ const FRAME_LEN: usize = 1 + 2 * size_of::<u64>();
 
 /// What one frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Beat {
-    sequence: u64,
+pub(crate) struct Beat {
+    pub(crate) sequence: u64,
     /// The peer's highest sequence that was seen.
-    seen: u64,
+    pub(crate) seen: u64,
 }
 
 impl Beat {
-    fn encode(self) -> [u8; FRAME_LEN] {
+    pub(crate) fn encode(self) -> [u8; FRAME_LEN] {
         let mut frame = [VERSION; FRAME_LEN];
         frame[1..9].copy_from_slice(&self.sequence.to_be_bytes());
         frame[9..].copy_from_slice(&self.seen.to_be_bytes());
         frame
     }
 
-    fn decode(frame: [u8; FRAME_LEN]) -> Option<Beat> {
+    pub(crate) fn decode(frame: [u8; FRAME_LEN]) -> Option<Beat> {
         let (version, numbers) = frame.split_first()?;
         let (sequence, seen) = numbers.split_at(size_of::<u64>());
         let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));

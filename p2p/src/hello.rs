@@ -46,7 +46,7 @@ pub(crate) enum HelloError {
 }
 
 impl Verdict {
-    fn encode(self) -> [u8; 2] {
+    pub(crate) fn encode(self) -> [u8; 2] {
         let code = match self {
             Verdict::Accepted => 0,
             Verdict::Busy => 1,
@@ -56,7 +56,7 @@ impl Verdict {
         [VERSION, code]
     }
 
-    fn decode([version, code]: [u8; 2]) -> Result<Verdict, HelloError> {
+    pub(crate) fn decode([version, code]: [u8; 2]) -> Result<Verdict, HelloError> {
         match code {
             // The one answer that every version must be able to give and to read.
             3 => Ok(Verdict::Version(version)),

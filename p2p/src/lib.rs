@@ -22,6 +22,8 @@ mod behaviour;
 mod config;
 mod dial;
 mod discovery;
+#[cfg(test)]
+mod formats_tests;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -8,6 +8,8 @@ pub mod frame;
 pub mod hlc;
 pub mod ids;
 pub mod limits;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod versioned;
 pub mod vnode;
 

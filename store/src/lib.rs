@@ -7,6 +7,8 @@ pub mod check;
 pub mod checked_file;
 pub mod command;
 mod error;
+#[cfg(test)]
+mod formats_tests;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

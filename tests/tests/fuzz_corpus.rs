@@ -22,15 +22,16 @@ fn names(folder: &str) -> Vec<PathBuf> {
 
 #[test]
 fn every_file_of_the_corpus_keeps_its_promise() {
+    let fixtures = names("../tests/fixtures/formats");
     for (name, target) in TARGETS {
         let files = names(&format!("corpus/{name}"));
         let bytes: u64 = files.iter().map(|file| file.metadata().unwrap().len()).sum();
         assert!((1..=FILES_MAX).contains(&files.len()), "{name}: {} files", files.len());
         assert!(bytes <= BYTES_MAX, "{name}: {bytes} bytes");
-        for file in files {
+        for file in files.iter().chain(&fixtures) {
             // Shown only if the target panics.
             println!("{}", file.display());
-            target(&std::fs::read(&file).unwrap());
+            target(&std::fs::read(file).unwrap());
         }
     }
 }

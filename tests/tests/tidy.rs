@@ -148,6 +148,23 @@ fn the_workspace_forbids_unsafe_code_and_panics() {
 }
 
 #[test]
+fn every_fixture_of_a_format_is_read_by_a_test() {
+    let mut fixtures = Vec::new();
+    files(&workspace_root().join("tests/fixtures/formats"), ".bin", &mut fixtures);
+    assert!(!fixtures.is_empty(), "there are none");
+    let sources = sources();
+    let is_read = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        let quoted = format!("\"{}\"", name.split('.').next().unwrap());
+        sources.iter().any(|(_, text)| text.contains(&quoted))
+    };
+    none(
+        "fixtures that nothing reads",
+        fixtures.iter().filter(|path| !is_read(path)).map(|path| shown(path)).collect(),
+    );
+}
+
+#[test]
 fn what_the_documents_link_to_exists() {
     let mut documents = vec![workspace_root().join("README.md"), workspace_root().join("CHANGELOG.md")];
     files(&workspace_root().join("docs"), ".md", &mut documents);

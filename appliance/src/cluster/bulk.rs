@@ -41,11 +41,11 @@ const FRAME_LEN_MAX: usize = CHUNK_LEN_MAX + 4 * 1024;
 /// What the leader begins with.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Offer {
-    group: u16,
-    vote: Vote,
-    last_log_id: Option<LogId>,
-    membership: StoredMembership,
-    manifest: SnapshotManifest,
+    pub(super) group: u16,
+    pub(super) vote: Vote,
+    pub(super) last_log_id: Option<LogId>,
+    pub(super) membership: StoredMembership,
+    pub(super) manifest: SnapshotManifest,
 }
 
 impl Versioned for Offer {

@@ -37,7 +37,11 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    fn read(bytes: &[u8]) -> io::Result<(Option<LogId>, StoredMembership, Meta)> {
+    pub(super) fn new(log_id: Option<LogId>, membership: StoredMembership, meta: &Meta) -> Self {
+        Self { log_id, membership, meta: versioned::encode(meta) }
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> io::Result<(Option<LogId>, StoredMembership, Meta)> {
         let checkpoint: Self = decode("meta checkpoint", bytes).map_err(io::Error::other)?;
         let meta = versioned::decode(&checkpoint.meta).map_err(io::Error::other)?;
         Ok((checkpoint.log_id, checkpoint.membership, meta))
@@ -112,11 +116,7 @@ impl MetaMachine {
     }
 
     async fn checkpoint(&mut self) -> io::Result<()> {
-        let checkpoint = Checkpoint {
-            log_id: self.applied,
-            membership: self.membership.clone(),
-            meta: versioned::encode(&self.meta),
-        };
+        let checkpoint = Checkpoint::new(self.applied, self.membership.clone(), &self.meta);
         self.write(encode(&checkpoint)).await
     }
 

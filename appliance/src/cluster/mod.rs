@@ -10,6 +10,8 @@ mod checkpointer;
 mod conformance_tests;
 mod controller;
 mod durable;
+#[cfg(test)]
+mod formats_tests;
 mod founding;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -90,7 +90,7 @@ impl MetaCall {
 
 /// What a member answers to a [`MetaCall`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MetaReply(Result<MetaOutcome, Refused>);
+pub(super) struct MetaReply(pub(super) Result<MetaOutcome, Refused>);
 
 impl Versioned for MetaReply {
     const NAME: &'static str = "meta reply";

@@ -34,7 +34,7 @@ pub use error::LogError;
 pub use group::{AppendDone, GroupLog};
 pub use stats::LogStats;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {engine::Bounds, record::Record};
 
 use engine::Engine;

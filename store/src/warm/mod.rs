@@ -23,6 +23,8 @@ use crate::state::{Entry, PageLimits};
 pub(crate) use engine::verify_offline;
 pub use engine::{Engine, made_with, open};
 pub(crate) use record::{decode_record, encode_record};
+#[cfg(test)]
+pub(crate) use sled::SLED_VERSION;
 pub use sled::SledWarm;
 pub use sqlite::Warm;
 pub use types::{

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use iris_protocol::NodeId;
+use iris_protocol::testing::check_file;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -43,15 +45,20 @@ impl RpcHandler for Echo {
 fn start() -> (Arc<RpcClient>, tokio::task::JoinHandle<std::io::Result<()>>, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(100);
     let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(theirs), Arc::new(Echo)));
+    let (client, stop) = client_over(Box::new(ours));
+    (client, server, stop)
+}
+
+fn client_over(stream: PeerStream) -> (Arc<RpcClient>, CancellationToken) {
     let clients = RpcClients::default();
     let tasks = clients.set_peers(&[NodeId(2)].into());
-    let transport = Arc::new(Pipes(tokio::sync::Mutex::new(vec![Box::new(ours)])));
+    let transport = Arc::new(Pipes(tokio::sync::Mutex::new(vec![stream])));
     let stop = CancellationToken::new();
     for mut task in tasks {
         let (transport, stop) = (transport.clone(), stop.clone());
         tokio::spawn(async move { task.run(transport, &stop).await });
     }
-    (clients.get(NodeId(2), Channel::Raft).unwrap(), server, stop)
+    (clients.get(NodeId(2), Channel::Raft).unwrap(), stop)
 }
 
 async fn call(client: &RpcClient, method: Method, payload: Bytes) -> Result<Bytes, RpcError> {
@@ -107,7 +114,7 @@ async fn a_stream_that_takes_no_answers_ends() {
         },
         &[0; 1000],
     );
-    tokio::io::AsyncWriteExt::write_all_buf(&mut ours, &mut request).await.unwrap();
+    ours.write_all_buf(&mut request).await.unwrap();
     let ended = tokio::time::timeout(WRITE_DEADLINE * 2, server).await.expect("the stream should have ended");
     assert!(ended.unwrap().is_err());
 }
@@ -116,7 +123,29 @@ async fn a_stream_that_takes_no_answers_ends() {
 async fn a_peer_of_another_version_is_told_so() {
     let (mut ours, theirs) = tokio::io::duplex(64);
     let server = tokio::spawn(serve(NodeId(3), Channel::Edge, Box::new(theirs), Arc::new(Echo)));
-    tokio::io::AsyncWriteExt::write_u8(&mut ours, VERSION + 1).await.unwrap();
+    ours.write_u8(VERSION + 1).await.unwrap();
     let error = server.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("node 3 speaks version 2") && error.contains("upgrade"), "{error}");
+}
+
+/// The frames as fixtures (`iris_protocol::testing`): what an update must go on reading.
+#[tokio::test]
+async fn a_request_and_its_answer_as_they_travel() {
+    let (mut ours, theirs) = tokio::io::duplex(1_000);
+    let (client, _stop) = client_over(Box::new(theirs));
+    let (mut asking, serving) = tokio::io::duplex(1_000);
+    let server = tokio::spawn(serve(NodeId(1), Channel::Raft, Box::new(serving), Arc::new(Echo)));
+    let relaying = async {
+        let mut request = [0; 1 + 4 + 11 + 9];
+        ours.read_exact(&mut request).await.unwrap();
+        assert_eq!(check_file("rpc_request", VERSION.into(), &request, |_| {}), request);
+        asking.write_all(&request).await.unwrap();
+        let mut answer = [0; 4 + 9 + 11];
+        asking.read_exact(&mut answer).await.unwrap();
+        assert_eq!(check_file("rpc_answer", VERSION.into(), &answer, |_| {}), answer);
+        ours.write_all(&answer).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(call(&client, Method::Append, Bytes::from_static(b"a payload")), relaying);
+    assert_eq!(answer.unwrap(), Bytes::from_static(b"\0\x07a payload"));
+    server.abort();
 }

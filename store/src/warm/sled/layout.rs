@@ -14,7 +14,7 @@ use crate::warm::record::{encode_entry, encode_record};
 use crate::warm::{BucketId, ShardRow, WarmRecord, decode_record};
 
 /// The format of everything below.
-pub(super) const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 1;
 /// Where `heads` says so.
 pub(super) const FORMAT_KEY: &[u8] = b"format";
 /// Where `heads` has the number of the next slot.

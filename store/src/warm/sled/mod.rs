@@ -40,6 +40,8 @@ use crate::StoreError;
 use crate::checked_file::{create_private_dir, io_error, sync_dir, sync_tree};
 use crate::state::{Entry, PageLimits};
 use gates::Gates;
+#[cfg(test)]
+pub(crate) use layout::FORMAT as SLED_VERSION;
 use layout::{FORMAT, Trees};
 
 /// Puts and removals of one batch: sled keeps several times a batch's size in memory (12 GB with 20,000).
