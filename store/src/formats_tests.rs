@@ -75,6 +75,21 @@ fn checked_files() {
     assert_eq!(newest, today);
 }
 
+#[test]
+fn the_name_of_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(warm::open(warm::Engine::Sqlite, dir.path()).unwrap());
+    let path = dir.path().join("engine");
+    let today = std::fs::read(&path).unwrap();
+    // Behind the magic of a checked file.
+    let version = u16::from_le_bytes([today[8], today[9]]);
+    let newest = check_file("engine", version.into(), &today, |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(warm::made_with(dir.path()).unwrap(), Some(warm::Engine::Sqlite));
+    });
+    assert_eq!(newest, today);
+}
+
 /// A shard that took the items in and wrote them down.
 fn fill(warm: Arc<dyn WarmStore>) -> (ShardStore, ShardRow) {
     let store = ShardStore::open(warm.clone(), SHARD, StoreOptions::default()).unwrap();

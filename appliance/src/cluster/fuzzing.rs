@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::meta_machine::Checkpoint;
+use super::neighbours::Known;
 use super::proposals::{MetaCall, MetaReply};
 use super::raft_types::{self, StoredMembership, TypeConfig, Vote, decode, encode};
 use super::{bulk, raft_wire};
@@ -63,9 +64,10 @@ pub const RAFT_VALUES: [(&str, Again); 8] = [
 ];
 
 /// What members send each other beside Raft's messages.
-pub const MEMBER_VALUES: [(&str, Again); 4] = [
+pub const MEMBER_VALUES: [(&str, Again); 5] = [
     ("snapshot offer", again_versioned::<bulk::Offer>),
     ("snapshot reply", again_versioned::<bulk::Reply>),
     ("meta call", again_versioned::<MetaCall>),
     ("meta reply", again_versioned::<MetaReply>),
+    ("known members", again_versioned::<Known>),
 ];
