@@ -331,6 +331,11 @@ fn judge(refusal: Refusal, newcomer: &Newcomer) -> Attempt {
             "the cluster has a member called {name} already (node {node}). If that is another machine, or this one before it was set up anew, join \
              under a name of its own: iris up --join TOKEN --name {name}-2. The token is still good"
         ),
+        Refusal::Decided(JoinRefusal::ClockWentBack { now_ms, latest_ms }) => format!(
+            "the clock of the cluster's leader stands at {} UTC and was at {} UTC before: set the clocks of its machines right, then {another}",
+            utc(now_ms),
+            utc(latest_ms)
+        ),
         Refusal::Decided(JoinRefusal::Full) => {
             format!("the cluster has {MEMBERS_MAX} members, and takes no more")
         }

@@ -179,7 +179,7 @@ pub struct Meta {
 
 impl Versioned for Meta {
     const NAME: &'static str = "meta state";
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 }
 
 /// One change to the meta state.
@@ -218,7 +218,7 @@ pub enum MetaCommand {
 
 impl Versioned for MetaCommand {
     const NAME: &'static str = "meta command";
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 }
 
 /// What a command came to.

@@ -21,6 +21,10 @@ pub const TOKEN_TTL_MS_MAX: u64 = 24 * 3_600 * 1_000;
 /// How long past its expiry a token is remembered, so that a late try hears "used" or "expired" and not "unknown".
 const REMEMBERED_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
+/// How far back a leader's clock may stand behind those before it and still be passed over: the longest life of a token, so that
+/// none lives more than twice as long as it was meant to.
+const CLOCK_BACK_MS_MAX: u64 = TOKEN_TTL_MS_MAX;
+
 /// So long a node that was let in has its name to itself in any case: it may be starting. Machines of one make, set up together,
 /// have the same host name, and must be refused rather than push each other out.
 const STARTING_MS: u64 = 2 * 60 * 1_000;
@@ -92,6 +96,8 @@ pub struct Admissions {
     /// No id below this is ever given again, whatever became of its node.
     next_node: u64,
     tokens: Vec<JoinToken>,
+    /// The latest time of which anything here came.
+    latest_ms: u64,
     /// Admitted nodes that were not heard from since: only these may be told their place again. A node that has run may hold
     /// Raft's promises in its data folder; if it asks to join once more, that folder is gone, and it must not come back
     /// under the same id with none of them (design: a disk that lost its data is a new node).
@@ -161,14 +167,21 @@ pub enum JoinRefusal {
     },
     /// There are [`MEMBERS_MAX`] members.
     Full,
+    /// The leader's clock stands more than a day before times it has had: how old the token is can't be said.
+    ClockWentBack {
+        /// Where it stands.
+        now_ms: u64,
+        /// Where it, or that of a leader before, has stood.
+        latest_ms: u64,
+    },
 }
 
 /// How a node is let in.
 enum Verdict {
     /// It was already, and not heard from since.
     Again(NodeId),
-    /// With the token at this place, instead of this node if there is one.
-    Anew { token: usize, displaced: Option<NodeId> },
+    /// With the token at this place, at this time, instead of this node if there is one.
+    Anew { token: usize, now_ms: u64, displaced: Option<NodeId> },
 }
 
 impl JoinToken {
@@ -193,7 +206,15 @@ impl Admissions {
             // The proposer did not hear the first answer. Another's secret under the same id would be a broken random source.
             return if known.secret.matches(&new.secret) { MetaOutcome::Changed } else { MetaOutcome::Unchanged };
         }
-        let (now_ms, newcomers) = (new.now_ms, &self.newcomers);
+        let now_ms = self.now(new.now_ms).unwrap_or_else(|| {
+            // The operator speaks for the clock as it is. What was made by the other one is over, as it may never end by this one.
+            for token in self.tokens.iter_mut().filter(|token| token.used.is_none()) {
+                token.expires_ms = token.expires_ms.min(new.now_ms);
+            }
+            new.now_ms
+        });
+        self.latest_ms = now_ms;
+        let newcomers = &self.newcomers;
         self.tokens.retain(|token| {
             token.expires_ms.saturating_add(REMEMBERED_MS) > now_ms || !token.is_done(now_ms, newcomers)
         });
@@ -212,6 +233,16 @@ impl Admissions {
         MetaOutcome::Changed
     }
 
+    /// The time of a command. Leaders' clocks differ, and a token must not live longer because another one leads: time does not
+    /// go back by as much as a token may live. If a clock stands farther back than that, one of the two was wrong, and nobody can
+    /// say which: `None`. Then nobody is let in until a new token is made, which sets the time anew and ends all tokens before.
+    ///
+    /// Forward any jump is believed, as a cluster may be left alone for a year. A clock that is far ahead ends every token at
+    /// once, and when the right one comes back, that is one that stands too far back: both cost a new token and let nobody in.
+    fn now(&self, stamp_ms: u64) -> Option<u64> {
+        (stamp_ms.saturating_add(CLOCK_BACK_MS_MAX) >= self.latest_ms).then_some(stamp_ms.max(self.latest_ms))
+    }
+
     /// Lets a node in, or says why not. The token is used up and the node is a member in one step; what is refused uses up
     /// nothing. The same node with the same token is told the same again, as long as it was not heard from.
     ///
@@ -219,18 +250,19 @@ impl Admissions {
     /// more before it ever ran, and it must not be kept out by its own name. Whoever had it is a member no more, and as it was
     /// never heard from it holds nothing and has promised nothing. Its id stays used up.
     pub(super) fn join(&mut self, nodes: &mut BTreeMap<NodeId, NodeRecord>, join: Join) -> MetaOutcome {
-        let (token, displaced) = match self.judge(nodes, &join) {
+        let (token, now_ms, displaced) = match self.judge(nodes, &join) {
             Err(refusal) => return MetaOutcome::JoinRefused(refusal),
             Ok(Verdict::Again(node)) => return MetaOutcome::Joined(node),
-            Ok(Verdict::Anew { token, displaced }) => (token, displaced),
+            Ok(Verdict::Anew { token, now_ms, displaced }) => (token, now_ms, displaced),
         };
+        self.latest_ms = now_ms;
         if let Some(displaced) = displaced {
             self.newcomers.remove(&displaced);
             nodes.remove(&displaced);
         }
         let node = NodeId(self.next_node);
         self.next_node += 1;
-        let Join { record, now_ms, .. } = join;
+        let record = join.record;
         if let Some(token) = self.tokens.get_mut(token) {
             token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
         }
@@ -267,17 +299,19 @@ impl Admissions {
         if let Some((_, by_one_that_is_gone)) = used {
             return Err(by_one_that_is_gone);
         }
-        if token.expires_ms <= join.now_ms {
+        let latest_ms = self.latest_ms;
+        let now_ms = self.now(join.now_ms).ok_or(JoinRefusal::ClockWentBack { now_ms: join.now_ms, latest_ms })?;
+        if token.expires_ms <= now_ms {
             return Err(JoinRefusal::Expired { at_ms: token.expires_ms });
         }
         let displaced = nodes.iter().find(|(_, known)| known.name == join.record.name).map(|(node, _)| *node);
-        if let Some(node) = displaced.filter(|node| !self.never_came(*node, join.now_ms)) {
+        if let Some(node) = displaced.filter(|node| !self.never_came(*node, now_ms)) {
             return Err(JoinRefusal::NameTaken { node, name: join.record.name.clone() });
         }
         if nodes.len() - usize::from(displaced.is_some()) >= MEMBERS_MAX {
             return Err(JoinRefusal::Full);
         }
-        Ok(Verdict::Anew { token: at, displaced })
+        Ok(Verdict::Anew { token: at, now_ms, displaced })
     }
 
     /// Whether a node was let in, some time ago, and was not heard from since.
