@@ -117,14 +117,25 @@ pub fn node_names(nodes: &BTreeMap<NodeId, NodeRecord>) -> Vec<String> {
     nodes.values().map(|record| record.name.clone()).chain(hosts).collect()
 }
 
-/// Whether the leaf certificate should be made anew: a node it does not name, a name it should not have any more, or its end
-/// has come near.
+/// Why the leaf certificate should be made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewLeaf {
+    /// Its end has come near.
+    Ends,
+    /// A node it does not name, or a name it should not have any more.
+    Names,
+}
+
+/// Whether the leaf certificate should be made anew, and why.
 #[must_use]
-pub fn needs_new_leaf(state: &MetaState, now_ms: u64) -> bool {
+pub fn needs_new_leaf(state: &MetaState, now_ms: u64) -> Option<NewLeaf> {
     let (pki, leaf) = (&state.pki, &state.pki.leaf);
     let ends_soon = leaf.until_ms.saturating_sub(now_ms) < LEAF_RENEW_MS;
     let gain_ms = leaf_until_ms(now_ms, pki.ca_until_ms).saturating_sub(leaf.until_ms);
-    leaf.names != subject_names(&node_names(&state.nodes)) || (ends_soon && gain_ms >= LEAF_GAIN_MS_MIN)
+    if ends_soon && gain_ms >= LEAF_GAIN_MS_MIN {
+        return Some(NewLeaf::Ends);
+    }
+    (leaf.names != subject_names(&node_names(&state.nodes))).then_some(NewLeaf::Names)
 }
 
 /// The names that can stand in a certificate, each once. A machine's name may hold characters a DNS name can't: it is left

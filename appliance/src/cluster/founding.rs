@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use iris_protocol::NodeId;
 use iris_protocol::versioned::encode;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::member::{DescribeSelf, MetaRaft};
@@ -29,6 +30,10 @@ const DESCRIBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Between looks at this node's own addresses.
 const LOOK_AT_SELF_EVERY: Duration = Duration::from_secs(5);
+
+/// A change of this node's addresses has to stand for so long before it is told: an interface that comes and goes must not write
+/// the meta log full, and its old address is no worse meanwhile than none.
+const STANDS_FOR: Duration = Duration::from_secs(5);
 
 /// Initialises and founds, if nobody has.
 pub(super) fn spawn(supervisor: &Supervisor, meta: &MetaRaft, view: &MetaView, founding: MetaState) {
@@ -103,14 +108,16 @@ pub(super) fn spawn_description(supervisor: &Supervisor, proposals: Arc<Proposal
         let (proposals, describe) = (proposals.clone(), describe.clone());
         async move {
             let mut view = proposals.view.clone();
-            let mut said: Option<NodeRecord> = None;
+            let mut description = Description::default();
             loop {
                 let record = describe();
-                if said.as_ref() != Some(&record) && is_news(view.borrow_and_update().as_deref(), &proposals, &record) {
+                if description.is_to_be_said(&record, Instant::now())
+                    && is_news(view.borrow_and_update().as_deref(), &proposals, &record)
+                {
                     match proposals.ask(MetaCall::Describe(record.clone()), DESCRIBE_DEADLINE).await {
                         Ok(_) => {
                             warn_of_name(view.borrow().as_deref(), &proposals, &record);
-                            said = Some(record);
+                            description.said = Some(record);
                         }
                         Err(error) => tracing::debug!(%error, "could not describe this node yet"),
                     }
@@ -125,6 +132,25 @@ pub(super) fn spawn_description(supervisor: &Supervisor, proposals: Arc<Proposal
             }
         }
     });
+}
+
+/// What was said of this node, and what is to be said next.
+#[derive(Default)]
+struct Description {
+    said: Option<NodeRecord>,
+    /// What it is now, and since when.
+    stands: Option<(NodeRecord, Instant)>,
+}
+
+impl Description {
+    /// The first one is: the others wait for it.
+    fn is_to_be_said(&mut self, record: &NodeRecord, now: Instant) -> bool {
+        if self.stands.as_ref().is_none_or(|(stands, _)| stands != record) {
+            self.stands = Some((record.clone(), now));
+        }
+        let stood = self.stands.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= STANDS_FOR);
+        self.said.as_ref().is_none_or(|said| said != record && stood)
+    }
 }
 
 fn is_news(state: Option<&MetaState>, proposals: &Proposals, record: &NodeRecord) -> bool {
@@ -163,4 +189,34 @@ pub(super) fn check_members(configured: &MetaState, founded: &MetaState) -> anyh
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_description_is_said_at_once_and_a_later_one_when_it_stands() {
+        let record = |client: &str| NodeRecord {
+            name: "nas".to_owned(),
+            key: iris_p2p::Identity::ephemeral().peer_id(),
+            p2p: Vec::new(),
+            client: client.to_owned(),
+        };
+        let (home, away) = (record("192.0.2.1:1"), record("192.0.2.2:1"));
+        let mut description = Description::default();
+        let now = Instant::now();
+        assert!(description.is_to_be_said(&home, now), "at once");
+        assert!(description.is_to_be_said(&home, now), "again, as nobody heard it");
+        description.said = Some(home.clone());
+        // An interface that comes and goes: each look finds something else.
+        for look in 1..20 {
+            let now = now + look * (STANDS_FOR - Duration::from_secs(1));
+            let seen = if look % 2 == 0 { &home } else { &away };
+            assert!(!description.is_to_be_said(seen, now), "look {look}");
+        }
+        let later = now + 100 * STANDS_FOR;
+        assert!(!description.is_to_be_said(&home, later) && !description.is_to_be_said(&away, later));
+        assert!(description.is_to_be_said(&away, later + STANDS_FOR));
+    }
 }

@@ -75,17 +75,17 @@ fn a_reissued_leaf_names_every_node_and_keeps_its_key() {
     assert_eq!(names, ["iris.internal", "localhost", "attic", "10.0.0.7"]);
     assert!(signed);
     assert_eq!(until_s as u64, (NOW_MS + LEAF_LIFE_MS) / 1000);
-    assert!(!needs_new_leaf(&state, NOW_MS));
+    assert_eq!(needs_new_leaf(&state, NOW_MS), None);
 
     state.nodes.insert(NodeId(2), node("nas", "nas.lan:8443"));
-    assert!(needs_new_leaf(&state, NOW_MS));
+    assert_eq!(needs_new_leaf(&state, NOW_MS), Some(NewLeaf::Names));
     let later_ms = NOW_MS + MS_PER_DAY;
     state.pki.leaf = reissue("c1", &state.pki, &node_names(&state.nodes), later_ms).unwrap();
     let (names, same_key, later_s, signed) = read(&state.pki);
     assert_eq!(names, ["iris.internal", "localhost", "attic", "nas", "10.0.0.7", "nas.lan"]);
     assert_eq!((same_key, later_s), (key, until_s + 24 * 3_600));
     assert!(signed);
-    assert!(!needs_new_leaf(&state, later_ms));
+    assert_eq!(needs_new_leaf(&state, later_ms), None);
     ServerTls::new(&state.pki).unwrap();
 }
 
@@ -94,17 +94,17 @@ fn a_leaf_is_renewed_well_before_its_end_and_not_in_a_loop() {
     let mut state = state(&[(1, node("attic", "10.0.0.7:8443"))]);
     let leaf_until_ms = state.pki.leaf.until_ms;
     assert!(leaf_until_ms < state.pki.ca_until_ms, "the leaf ends before the CA");
-    assert!(!needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS));
-    assert!(needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS + 1));
+    assert_eq!(needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS), None);
+    assert_eq!(needs_new_leaf(&state, leaf_until_ms - LEAF_RENEW_MS + 1), Some(NewLeaf::Ends));
     // Clocks that are wrong: in 1970, after the leaf's end, after the CA's.
     for (now_ms, due) in [(0, false), (leaf_until_ms + MS_PER_YEAR, true), (state.pki.ca_until_ms + MS_PER_YEAR, true)]
     {
-        assert_eq!(needs_new_leaf(&state, now_ms), due, "{now_ms}");
+        assert_eq!(needs_new_leaf(&state, now_ms).is_some(), due, "{now_ms}");
         let mut renewed = state.clone();
         renewed.pki.leaf = reissue("c1", &state.pki, &node_names(&state.nodes), now_ms).unwrap();
-        assert!(!needs_new_leaf(&renewed, now_ms), "{now_ms}: once is enough");
+        assert_eq!(needs_new_leaf(&renewed, now_ms), None, "{now_ms}: once is enough");
     }
     // Near the CA's end there is nothing to gain.
     state.pki.leaf.until_ms = state.pki.ca_until_ms - MS_PER_DAY;
-    assert!(!needs_new_leaf(&state, state.pki.ca_until_ms - 2 * MS_PER_DAY));
+    assert_eq!(needs_new_leaf(&state, state.pki.ca_until_ms - 2 * MS_PER_DAY), None);
 }
