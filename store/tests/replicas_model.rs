@@ -95,7 +95,7 @@ fn device(number: u8) -> DeviceId {
     DeviceId::new(format!("device {number}")).unwrap()
 }
 
-/// Every fifth key has no time; the others' times lie four hours apart, so that at any moment some are days off.
+/// Every fifth key has no time; the others' times lie four hours apart, so that at any moment some are ahead, some days behind.
 fn key(number: u8) -> MessageKey {
     let mut bytes = [number; 16];
     if !number.is_multiple_of(5) {

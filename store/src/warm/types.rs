@@ -20,7 +20,8 @@ pub struct ShardRow {
 
 impl Versioned for ShardRow {
     const NAME: &'static str = "shard row";
-    const VERSION: u8 = 2;
+    /// Also goes up when a key's bucket is chosen in another way: old keys would be looked for in the wrong ones.
+    const VERSION: u8 = 3;
 }
 
 /// Names a bucket of dedup keys within its shard. Never used again once the bucket was removed.

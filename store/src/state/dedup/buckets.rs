@@ -46,7 +46,7 @@ impl DedupRow {
 pub struct BucketRow {
     /// Its name.
     pub id: BucketId,
-    /// Holds keys whose own time is missing, or more than a day off that of their entry.
+    /// Holds keys whose own time is missing, or too far off that of their entry.
     pub odd: bool,
     /// Id of the first key's entry.
     pub first: EntryId,
