@@ -132,6 +132,28 @@ fn what_is_trimmed_stays_away_before_and_after_its_checkpoint_and_a_restart() {
 }
 
 #[test]
+fn a_look_goes_into_so_many_inboxes_at_most_and_into_an_idle_one_once() {
+    let mut f = fixture();
+    for n in 0..600 {
+        let name = format!("user {n}");
+        let last = f.send(&name, 2, NOW_MS, 10);
+        f.ack(&name, "phone", last, NOW_MS);
+    }
+    f.store.checkpoint().unwrap();
+    f.store = open(&f.path);
+    let walk = || {
+        let (mut looks, mut next) = (0, Some(VnodeId(0)));
+        while let Some(from) = next {
+            let look = f.store.retention_look(from, at(NOW_MS + 1_000, 3_600_000)).unwrap();
+            assert_eq!(look.items, [], "nothing is old enough");
+            (looks, next) = (looks + 1, look.next);
+        }
+        looks
+    };
+    assert_eq!((walk(), walk()), (3, 1));
+}
+
+#[test]
 fn the_slowest_device_and_time_decide_and_an_inbox_without_devices_keeps_everything() {
     let mut f = fixture();
     let first = f.send("alice", 10, NOW_MS, 10);

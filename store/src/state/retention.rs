@@ -20,6 +20,12 @@ const TRIM_LIMITS: PageLimits = PageLimits { entries_max: 1_024, bytes_max: 1024
 /// Entries that one look finds at most, over all inboxes: a tenth of a second's work for the disk.
 const LOOK_ENTRIES_MAX: usize = 8_192;
 
+/// Inboxes that one look goes into at most: after a restart every inbox with a device is gone into once.
+const LOOK_INBOXES_MAX: usize = 256;
+
+/// The first entry of an inbox: mostly it says that nothing is to go.
+const FIRST_ENTRY: PageLimits = PageLimits { entries_max: 1, bytes_max: 1 };
+
 /// Items of one look at most: a small command, so that messages don't wait behind it.
 const LOOK_ITEMS_MAX: usize = 256;
 
@@ -78,14 +84,17 @@ impl ShardStore {
     /// The disk's, or damage.
     pub fn retention_look(&self, from: VnodeId, times: RetentionTimes) -> Result<RetentionLook, StoreError> {
         let mut items = Vec::new();
-        let mut entries = 0;
+        let (mut entries, mut inboxes) = (0, 0);
         for vnode in (from.0..VNODES).map(VnodeId) {
             let candidates = self.state().cursors.candidates(vnode, times);
             for candidate in candidates {
-                if items.len() >= LOOK_ITEMS_MAX || entries >= LOOK_ENTRIES_MAX {
+                let enough = items.len() >= LOOK_ITEMS_MAX || entries >= LOOK_ENTRIES_MAX;
+                if enough || inboxes >= LOOK_INBOXES_MAX {
+                    // Those that were found idle are no candidates in the next one.
                     return Ok(RetentionLook { items, next: Some(vnode) });
                 }
                 let trim = self.look_into(&candidate, times)?;
+                inboxes += 1;
                 entries += trim.as_ref().map_or(0, |trim| trim.1 as usize);
                 let Candidate { user, expired, .. } = candidate;
                 let expire = expired.into_iter().map(|device| Item::Expire {
@@ -112,7 +121,10 @@ impl ShardStore {
             return Ok(None);
         }
         let after = EntryId(candidate.first_entry.0.saturating_sub(1));
-        let page = self.read(&candidate.user, after, TRIM_LIMITS)?;
+        let mut page = self.read(&candidate.user, after, FIRST_ENTRY)?;
+        if page.more && page.entries.first().is_some_and(|first| first.id <= last) {
+            page = self.read(&candidate.user, after, TRIM_LIMITS)?;
+        }
         let going = page.entries.partition_point(|entry| entry.id <= last);
         if let Some(entry) = going.checked_sub(1).and_then(|at| page.entries.get(at)) {
             return Ok(Some((entry.id, going as u32)));
