@@ -80,10 +80,11 @@ impl Inner {
     ) -> Result<(), StoreError> {
         // What an earlier install left first: the disk needs room for the old and the new, not for a third.
         self.remove_garbage()?;
-        let slot = self.write(Weight::Step, "beginning an install", new_slot)?;
-        lock(&self.installing).insert(slot);
-        let filled = self.fill(slot, records);
-        let swapped = filled.and_then(|()| {
+        // Before the slot is committed as garbage: from then on a sweep may come across it.
+        let filling = self.write(Weight::Step, "beginning an install", |tx| Ok(Filling::new(self, new_slot(tx)?)))?;
+        let slot = filling.slot;
+        // What is garbage now, the next checkpoints remove: the caller waits to go on.
+        self.fill(slot, records).and_then(|()| {
             self.write(Weight::Durable, "finishing an install", |tx| {
                 let old = rows::slot(tx, shard)?;
                 claim(tx, slot)?;
@@ -92,10 +93,7 @@ impl Inner {
                 }
                 rows::put_shard(tx, shard, slot, row)
             })
-        });
-        lock(&self.installing).remove(&slot);
-        // What is garbage now, the next checkpoints remove: the caller waits to go on.
-        swapped
+        })
     }
 
     /// Writes the records into a slot nobody reads.
@@ -134,6 +132,25 @@ impl Inner {
             Ok(())
         })?;
         self.remove_garbage()
+    }
+}
+
+/// A slot that is being filled, and must not be removed as long as this lives.
+struct Filling<'a> {
+    inner: &'a Inner,
+    slot: i64,
+}
+
+impl<'a> Filling<'a> {
+    fn new(inner: &'a Inner, slot: i64) -> Self {
+        lock(&inner.installing).insert(slot);
+        Self { inner, slot }
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.installing).remove(&self.slot);
     }
 }
 
