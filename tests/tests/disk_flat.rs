@@ -14,17 +14,24 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Bodies are large, so that little time is spent on much disk.
 const BODY_LEN: usize = 32 * 1024;
 const ROUND: usize = 250;
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 12;
 const SENT_BYTES: u64 = (BODY_LEN * ROUND * ROUNDS) as u64;
 
-/// The store keeps up to 16 MiB of free pages for what comes next, and a round's entries.
+/// What the Raft log is to keep: the least that can be set.
+const LOG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The store keeps up to 16 MiB of free pages for what comes next, and a round's entries; the log's files take up to twice
+/// what it keeps.
 const CEILING_BYTES: u64 = SENT_BYTES / 2;
 
-/// What the data folder holds, in bytes. Only the store's files for now: the Raft log is not purged yet, and keeps everything.
-fn data_bytes(data: &Path) -> u64 {
-    const MEASURED: [&str; 2] = ["inboxes.db", "inboxes.db-wal"];
-    let len = |name: &str| std::fs::metadata(data.join(name)).map_or(0, |metadata| metadata.len());
-    MEASURED.into_iter().map(len).sum()
+/// What the data folder holds, in bytes, in files of any kind.
+fn data_bytes(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let len = |file: std::fs::DirEntry| match file.metadata().unwrap() {
+        metadata if metadata.is_dir() => data_bytes(&file.path()),
+        metadata => metadata.len(),
+    };
+    files.map(len).sum()
 }
 
 async fn send(client: &Client, to: &UserId) {
@@ -57,6 +64,7 @@ async fn receive(client: &Client, inbox: &mut Subscription) {
 /// partly in a side file of a size of its own.
 async fn size_after_a_run(retention_ms: u64) -> u64 {
     let options = Options::nodes(1).with("store", "checkpoint_ms", 50).with("store", "retention_ms", retention_ms);
+    let options = options.with("store", "log_bytes_max", LOG_BYTES);
     let mut cluster = Cluster::start_with(options).await.unwrap();
     let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
     let (sender, reader) =
