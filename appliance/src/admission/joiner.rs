@@ -105,7 +105,7 @@ pub async fn join(
     loop {
         let mut round = Round { newcomer, tls: &tls, say, foreign: Vec::new(), own: 0, last: &mut last };
         match tokio::time::timeout_at(give_up, round.run()).await {
-            Ok(Some(Ok(admitted))) => return Ok(place(admitted, newcomer.key, say)),
+            Ok(Some(Ok(admitted))) => return Ok(place(admitted, newcomer.key)),
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) | Err(_) => {}
         }
@@ -196,10 +196,8 @@ fn only_own(newcomer: &Newcomer) -> String {
     )
 }
 
-fn place(admitted: Admitted, key: PeerKey, say: &(dyn Fn(&str) + Send + Sync)) -> Membership {
+fn place(admitted: Admitted, key: PeerKey) -> Membership {
     let Admitted { node, cluster, members, ca_pem } = admitted;
-    let names: Vec<&str> = members.iter().map(|(_, record)| record.name.as_str()).collect();
-    say(&format!("joined as node {node}, with {}", names.join(", ")));
     Membership { node, key, cluster, origin: Origin::Joined, settled: false, seeds: members, ca_pem }
 }
 

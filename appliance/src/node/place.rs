@@ -125,11 +125,15 @@ async fn ask(
 ) -> anyhow::Result<Membership> {
     let NodeRecord { name, key, p2p, client } = record.clone();
     let newcomer = Newcomer { token, key, name, p2p, client, bound };
-    let place = admission::join(&newcomer, &*surroundings.random, &*admission::say_on_stderr()).await?;
+    let say = admission::say_on_stderr();
+    let place = admission::join(&newcomer, &*surroundings.random, &*say).await?;
     // Before anything of the cluster is made here: see `admission/joiner`.
     place
         .save(&config.node.data)
         .context("can't note this node's place in its data folder; start again with the same token")?;
+    // Only now is it so, whatever happens next.
+    let names: Vec<&str> = place.seeds.iter().map(|(_, record)| record.name.as_str()).collect();
+    say(&format!("joined as node {}, with {}", place.node, names.join(", ")));
     Ok(place)
 }
 
