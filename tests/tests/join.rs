@@ -2,6 +2,7 @@
 //! folder belongs to one cluster for ever. What a node that joined does as a member is in `growing.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,6 +158,12 @@ async fn any_member_lets_in_whoever_leads() {
     let leader = report.groups.iter().find(|group| group.shard.is_none()).unwrap().leader.unwrap();
     let others: Vec<usize> = (0..3).filter(|at| cluster.node(*at).id != leader).collect();
     for at in others {
+        wait_for("this member to know of those before", DEADLINE, async || {
+            let known = cluster.status(at).await.map_err(|error| format!("{error:#}"))?.nodes.len();
+            if known == cluster.len() { Ok(()) } else { Err(format!("{known} members").into()) }
+        })
+        .await
+        .unwrap();
         let mut token: JoinToken = cluster.join_token(at).await.unwrap().parse().unwrap();
         assert_eq!(token.addresses[0], cluster.addresses()[at], "its own first");
         assert_eq!(token.addresses.len(), 3.max(cluster.len()), "and all the others");
@@ -227,6 +234,34 @@ async fn a_machine_that_waits_to_be_let_in_can_be_stopped() {
     cluster.start_node(0).unwrap();
     cluster.start_node(index).unwrap();
     cluster.wait_joined(index).await.unwrap();
+}
+
+/// Three at once, each with a token of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_join_side_by_side_all_become_members() {
+    let mut cluster = lone().await;
+    let mut started = Vec::new();
+    for _ in 0..3 {
+        let token = cluster.join_token(0).await.unwrap();
+        started.push(cluster.add_machine(&token).unwrap());
+    }
+    for index in &started {
+        cluster.start_node(*index).unwrap();
+    }
+    // Which of them gets which id is decided by who knocks first.
+    for index in 0..=started.len() {
+        wait_for("everybody to know of four members that were heard from", DEADLINE, async || {
+            let report = cluster.status(index).await.map_err(|error| format!("{error:#}"))?;
+            let names: BTreeSet<&str> = report.nodes.iter().map(|node| node.name.as_str()).collect();
+            let all = names == BTreeSet::from(["node-1", "node-2", "node-3", "node-4"]);
+            match all && report.nodes.iter().all(|node| node.up && !node.newcomer) {
+                true => Ok(()),
+                false => Err(format!("node {index}: {:?}", report.nodes).into()),
+            }
+        })
+        .await
+        .unwrap();
+    }
 }
 
 /// Machines that are set up from one place have the founders' file, also those that came later.
