@@ -41,7 +41,7 @@ impl Inner {
     fn garbage_step(&self) -> Result<bool, StoreError> {
         let Some(slot) = self.garbage()? else { return Ok(false) };
         for kind in Kind::ALL {
-            if self.delete_some(kind, &slot.to_be_bytes(), |_| true)? > 0 {
+            if self.delete_some(kind, &slot.to_be_bytes())? > 0 {
                 return Ok(true);
             }
         }
@@ -68,41 +68,76 @@ impl Inner {
         Ok(listed.into_iter().find(|slot| !used.contains(slot)))
     }
 
+    /// Deletes rows that markers hide, of as many markers as fill a step. Whether there was one.
     fn trimmed_step(&self) -> Result<bool, StoreError> {
-        let Some((key, value)) = self.told(ACTION, self.trees.of(Kind::Trimmed).first())? else { return Ok(false) };
-        let up_to = layout::check_id(&key, &value).map_err(|why| self.damaged("a trim", why))?;
-        let end = [&key[..], &up_to.0.to_be_bytes()].concat();
-        let deleted = self.delete_some(Kind::Entries, &key, |entry| entry <= &end[..])?;
-        if deleted < STEP_OPS {
-            // Later than its entries: without it they would come back to life.
-            self.flush()?;
-            self.apply([Op { kind: Kind::Trimmed, key: key.to_vec(), value: None }])?;
-        }
-        Ok(true)
+        self.hidden_step(Kind::Trimmed, |key, value, room| {
+            let up_to = layout::check_id(key, value).map_err(|why| self.damaged("a trim", why))?;
+            let end = [key, &up_to.0.to_be_bytes()].concat();
+            self.some(Kind::Entries, key, room, |entry| entry <= &end[..])
+        })
     }
 
     fn dropped_step(&self) -> Result<bool, StoreError> {
-        let Some((key, value)) = self.told(ACTION, self.trees.of(Kind::Dropped).first())? else { return Ok(false) };
-        layout::check(&key, &value).map_err(|why| self.damaged("the removal of a bucket", why))?;
-        if self.delete_some(Kind::Dedup, &key, |_| true)? < STEP_OPS {
+        self.hidden_step(Kind::Dropped, |key, value, room| {
+            layout::check(key, value).map_err(|why| self.damaged("the removal of a bucket", why))?;
+            self.some(Kind::Dedup, key, room, |_| true)
+        })
+    }
+
+    /// `hidden` gives what a marker hides, so many at most.
+    fn hidden_step(
+        &self,
+        markers: Kind,
+        hidden: impl Fn(&[u8], &[u8], usize) -> Result<Vec<Op>, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let (mut ops, mut done) = (Vec::new(), Vec::new());
+        for found in self.trees.of(markers).iter().take(STEP_OPS) {
+            let (key, value) = self.told(ACTION, found)?;
+            let room = STEP_OPS - ops.len();
+            let some = hidden(&key, &value, room)?;
+            let all = some.len() < room;
+            ops.extend(some);
+            if !all {
+                break;
+            }
+            done.push(Op { kind: markers, key: key.to_vec(), value: None });
+        }
+        if ops.is_empty() && done.is_empty() {
+            return Ok(false);
+        }
+        self.apply(ops)?;
+        if !done.is_empty() {
+            // Later than their rows: without them those would come back to life.
             self.flush()?;
-            self.apply([Op { kind: Kind::Dropped, key: key.to_vec(), value: None }])?;
+            self.apply(done)?;
         }
         Ok(true)
     }
 
-    /// Deletes rows with a prefix, ascending, as long as they are wanted gone and not more than a step's; how many.
-    fn delete_some(&self, kind: Kind, prefix: &[u8], gone: impl Fn(&[u8]) -> bool) -> Result<usize, StoreError> {
+    /// Deletes rows with a prefix, not more than a step's; how many.
+    fn delete_some(&self, kind: Kind, prefix: &[u8]) -> Result<usize, StoreError> {
+        let ops = self.some(kind, prefix, STEP_OPS, |_| true)?;
+        let deleted = ops.len();
+        self.apply(ops)?;
+        Ok(deleted)
+    }
+
+    /// Removals of rows with a prefix, ascending, as long as they are wanted gone and not more than `room`.
+    fn some(
+        &self,
+        kind: Kind,
+        prefix: &[u8],
+        room: usize,
+        gone: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Op>, StoreError> {
         let mut ops = Vec::new();
-        for found in self.trees.of(kind).scan_prefix(prefix).keys().take(STEP_OPS) {
+        for found in self.trees.of(kind).scan_prefix(prefix).keys().take(room) {
             let key = self.told(ACTION, found)?;
             if !gone(&key) {
                 break;
             }
             ops.push(Op { kind, key: key.to_vec(), value: None });
         }
-        let deleted = ops.len();
-        self.apply(ops)?;
-        Ok(deleted)
+        Ok(ops)
     }
 }
