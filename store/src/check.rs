@@ -179,7 +179,7 @@ impl WarmLook {
 
 /// Whether the log begins where each checkpoint ends: nothing in between may be missing. A checkpoint ahead of its log is only
 /// noted: an installed snapshot is durable before the log is emptied for it, and a crash in between leaves that. The checkpoint
-/// has everything, and the next start lets the log begin behind it.
+/// has everything, and the next start lets the log begin behind it. A group that the log doesn't know at all is one that was lost.
 #[must_use]
 pub fn check_across(groups: &[GroupSpan], checkpointed: &[Checkpointed]) -> AreaReport {
     let mut report = AreaReport::new("checkpoints against log");
@@ -192,8 +192,15 @@ pub fn check_across(groups: &[GroupSpan], checkpointed: &[Checkpointed]) -> Area
         if applied > reaches {
             let reaches = reaches.map_or_else(|| "holds nothing".to_owned(), |last| format!("ends at {last}"));
             let at = applied.unwrap_or_default();
-            let why = format!("its checkpoint is at {at}, but its log {reaches}, as when a crash ends an install");
-            report.notes.push(Finding { what: name.clone(), why });
+            let why = format!("its checkpoint is at {at}, but its log {reaches}");
+            // Whoever takes a snapshot in has voted before, or has noted somebody's vote.
+            if span.is_none() {
+                report.wrong(name, why);
+            } else {
+                report
+                    .notes
+                    .push(Finding { what: name.clone(), why: format!("{why}, as when a crash ends an install") });
+            }
         }
         // An index is never skipped, so the log must go on right behind the checkpoint.
         let gone = purged.max(first.and_then(|first| first.checked_sub(1)));

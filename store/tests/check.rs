@@ -279,6 +279,7 @@ fn a_checkpoint_and_its_log_must_meet() {
         (log(Some((0, 9)), None), Some(9), ""),
         (log(Some((5, 9)), Some(4)), Some(4), ""),
         (log(None, Some(9)), Some(9), ""),
+        (vec![], Some(3), "is at 3, but its log holds nothing"),
         (log(Some((5, 9)), Some(4)), Some(3), "holds 3, but its log begins behind 4"),
         (log(Some((5, 9)), None), Some(3), "begins behind 4"),
         (log(None, Some(9)), Some(8), "begins behind 9"),
@@ -302,7 +303,6 @@ fn a_checkpoint_ahead_of_its_log_is_noted_and_no_damage() {
         (log(Some((0, 9)), None), 10, "is at 10, but its log ends at 9"),
         (log(Some((5, 9)), Some(4)), 100, "is at 100, but its log ends at 9"),
         (log(None, None), 3, "is at 3, but its log holds nothing"),
-        (vec![], 3, "holds nothing"),
     ];
     for (groups, applied, wanted) in cases {
         let state = Checkpointed { group: GroupId(100), name: "shard 0".to_owned(), applied: Some(applied) };
