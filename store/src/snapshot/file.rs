@@ -1,6 +1,7 @@
 //! A whole snapshot file, for reading: by the sender chunk by chunk, by an install record by record.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,29 @@ use super::{SnapshotId, SnapshotManifest};
 use crate::StoreError;
 use crate::checked_file::io_error;
 
-/// A snapshot that was found whole when it was opened. Stays readable when a newer one takes its place.
+/// A snapshot that was found whole when it was opened. Stays readable when a newer one takes its place. One that this process
+/// wrote goes with its handle: whoever asked for the copy may be gone by the time it is finished.
 #[derive(Debug)]
 pub struct SnapshotFile {
     path: PathBuf,
     file: File,
     manifest: SnapshotManifest,
     head_len: u64,
+    goes_with_handle: bool,
+}
+
+impl Drop for SnapshotFile {
+    fn drop(&mut self) {
+        if !self.goes_with_handle {
+            return;
+        }
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %self.path.display(), "a snapshot that is not needed any more stays");
+            }
+            _ => {}
+        }
+    }
 }
 
 impl SnapshotFile {
@@ -50,7 +67,15 @@ impl SnapshotFile {
         if head_len.saturating_add(body) != trailer_at {
             return Err(damaged("its length is wrong".to_owned()));
         }
-        Ok(Self { path: path.to_owned(), file, manifest: head.manifest(chunks, bytes), head_len })
+        let manifest = head.manifest(chunks, bytes);
+        Ok(Self { path: path.to_owned(), file, manifest, head_len, goes_with_handle: false })
+    }
+
+    /// Opens what this process has just written.
+    pub(super) fn open_own(path: &Path) -> Result<Self, StoreError> {
+        let mut own = Self::open(path)?;
+        own.goes_with_handle = true;
+        Ok(own)
     }
 
     /// What it is.

@@ -54,7 +54,7 @@ impl SnapshotWriter {
         self.add(bytes)
     }
 
-    /// Makes it whole and durable; earlier ones of the same subject are removed.
+    /// Makes it whole and durable; earlier ones of the same subject are removed. The file goes when what is returned is dropped.
     ///
     /// # Errors
     /// The system's.
@@ -66,7 +66,7 @@ impl SnapshotWriter {
         publish(&self.path, &whole)?;
         self.finished = true;
         remove_others(&self.dir, self.subject, self.id)?;
-        SnapshotFile::open(&whole)
+        SnapshotFile::open_own(&whole)
     }
 
     fn add(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
