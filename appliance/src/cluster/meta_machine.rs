@@ -197,6 +197,10 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Announcer> {
+        Announcer::unless_there_is_none(self.checkpointed_meta(), force)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Announcer {
         Announcer(self.checkpointed_meta())
     }

@@ -21,11 +21,12 @@ const META_ENTRIES_KEPT: u64 = 1_000;
 /// Purges a shard's log, keeping `keep_bytes` of it behind the checkpoint.
 pub(super) async fn behind_checkpoint(group: &ShardGroup, keep_bytes: u64) {
     let Some(upto) = group.log.index_behind(keep_bytes) else { return };
-    // Apply waits for the next checkpoint then, and the core behind it.
-    if group.store.is_full() {
+    let checkpoint = group.store.checkpointed();
+    // When it is full, apply waits for the next checkpoint, and the core behind it.
+    if checkpoint.log_id.is_empty() || group.store.is_full() {
         return;
     }
-    purge(&group.raft, &group.log, &group.outgoing, upto.min(group.store.checkpointed().index)).await;
+    purge(&group.raft, &group.log, &group.outgoing, upto.min(checkpoint.index)).await;
 }
 
 /// Purges the meta group's log, whose checkpoint stands at `checkpointed`.

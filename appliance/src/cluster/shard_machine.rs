@@ -98,6 +98,10 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Announcer> {
+        Announcer::unless_there_is_none(snapshot_meta(&self.store.checkpointed()), force)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Announcer {
         Announcer(snapshot_meta(&self.store.checkpointed()))
     }

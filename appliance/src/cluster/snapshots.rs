@@ -212,6 +212,13 @@ pub(super) fn remove(file: &SnapshotFile) {
 /// Answers openraft's question for a new snapshot with what the last checkpoint is.
 pub struct Announcer(pub(super) io::Result<Option<SnapshotMeta>>);
 
+impl Announcer {
+    /// Puts it off while there is no checkpoint yet: an error would end the Raft core, and the node with it.
+    pub(super) fn unless_there_is_none(meta: io::Result<Option<SnapshotMeta>>, force: bool) -> Option<Self> {
+        (force || !matches!(meta, Ok(None))).then_some(Self(meta))
+    }
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for Announcer {
     type SnapshotData = SnapshotData;
 
