@@ -1,6 +1,6 @@
 //! How far a group's log is on this node's disk. Nothing is applied before its entry is durable here: openraft may commit
-//! an entry on other nodes' word before this disk has it, and a checkpoint ahead of its own log could not be restarted
-//! from after a power cut.
+//! an entry on other nodes' word before this disk has it, and after a power cut a checkpoint ahead of its own log would
+//! hold entries that this node promised nobody to have.
 
 use std::io;
 
