@@ -5,10 +5,15 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
+SEED ?=
+ROUNDS ?=
+ROW ?=
+FAULTS_ARGS ?=
+
 SECONDS ?= 60
 TARGET ?=
 
-.PHONY: up test demo bench fuzz check clean
+.PHONY: up test demo bench faults fuzz check clean
 
 # Builds Iris, starts one node with no config file and its data in a folder of its own. Ctrl-C stops it cleanly.
 up:
@@ -28,6 +33,12 @@ demo:
 bench:
 	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
 	@./target/release/bench $(BENCH_ARGS)
+
+# Breaks a cluster of real nodes in every way: make faults [SEED=n] [ROUNDS=n] [ROW=name[,name]]. As root each node has a
+# network of its own; without, rows that cut networks are skipped.
+faults:
+	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
+	@./target/release/faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROW),--row $(ROW)) $(FAULTS_ARGS)
 
 # Looks for inputs that break a decoder's promises, longer than `make test` does: make fuzz [TARGET=session] [SECONDS=600].
 fuzz:

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::binaries::Binary;
 use crate::config_file::{MemberLine, Settings, render};
 use crate::node_process::{NodeProcess, Usage};
+use crate::place::Place;
 use crate::wait::{NotYet, wait_for};
 use access::Access;
 
@@ -96,7 +97,16 @@ impl Cluster {
     /// # Errors
     /// A program is missing, a node did not start, or no leaders in time; the nodes' last lines are in the error.
     pub async fn start_with(options: Options) -> anyhow::Result<Self> {
-        let mut cluster = Self::prepare(options)?;
+        let places = (0..options.nodes).map(|_| Place::loopback()).collect();
+        Self::start_at(options, places).await
+    }
+
+    /// Starts a cluster with one node at each place and waits until it serves.
+    ///
+    /// # Errors
+    /// As [`Self::start_with`].
+    pub async fn start_at(options: Options, places: Vec<Place>) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare_at(options, places)?;
         for node in 0..cluster.len() {
             cluster.start_node(node)?;
         }
@@ -109,6 +119,15 @@ impl Cluster {
     /// # Errors
     /// A program is missing, or the folder can't be written.
     pub fn prepare(options: Options) -> anyhow::Result<Self> {
+        let places = (0..options.nodes).map(|_| Place::loopback()).collect();
+        Self::prepare_at(options, places)
+    }
+
+    /// As [`Self::prepare`], with one node at each place.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_at(options: Options, places: Vec<Place>) -> anyhow::Result<Self> {
         let program = options.binary.path()?;
         let iris = Binary::Iris.path()?;
         let (dir, folder) = match options.dir {
@@ -118,8 +137,9 @@ impl Cluster {
                 (temporary.path().to_owned(), Folder::Temporary(Some(temporary)))
             }
         };
-        let ids = (1..=options.nodes as u64).map(NodeId);
-        let nodes = ids.map(|id| NodeProcess::new(id, &dir)).collect::<anyhow::Result<Vec<_>>>()?;
+        let numbered = (1..).map(NodeId).zip(places);
+        let nodes =
+            numbered.map(|(id, place)| NodeProcess::new(id, &dir, place)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut members = Vec::new();
         for node in &nodes {
             members.push(own_line(node, identity(&iris, &node.data)?));
@@ -153,6 +173,11 @@ impl Cluster {
     #[must_use]
     pub fn node(&self, index: usize) -> &NodeProcess {
         &self.nodes[index]
+    }
+
+    /// The same, to change what its next start is like.
+    pub fn node_mut(&mut self, index: usize) -> &mut NodeProcess {
+        &mut self.nodes[index]
     }
 
     /// Indices of the nodes that run.

@@ -11,12 +11,14 @@ pub mod cluster;
 pub mod command;
 pub mod config_file;
 pub mod corpus;
+pub mod faults;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod link_process;
 pub mod netns;
 pub mod node_process;
 pub mod oracle;
+pub mod place;
 pub mod ports;
 pub mod raw;
 pub mod replicas;

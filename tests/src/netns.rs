@@ -4,12 +4,16 @@
 //!
 //! Needs root and iproute2. A test that can't have it says so with [`unavailable`] and shows nothing.
 
+mod filter;
+mod uplink;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+pub use uplink::Subnet;
 
 /// Before the process id that a namespace belongs to.
 const PREFIX: &str = "iris-test-";

@@ -1,16 +1,18 @@
 //! One node as a process of this machine: start, kill -9, SIGTERM, what the kernel says of it. Owns the child; it dies with
 //! its owner, by its own id.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use iris_client::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::place::Place;
 use crate::ports::Port;
 use crate::wait::wait_for;
 
@@ -44,14 +46,16 @@ pub struct NodeProcess {
     /// A file with a join token to start with.
     pub join: Option<PathBuf>,
     child: Option<Child>,
+    // Behind the child: its machine goes after it.
+    place: Place,
 }
 
 impl NodeProcess {
-    /// A node that has not been started, in `dir`.
+    /// A node that has not been started, in `dir`, to run at `place`.
     ///
     /// # Errors
     /// No ports, or the folder can't be made.
-    pub fn new(id: NodeId, dir: &Path) -> anyhow::Result<Self> {
+    pub fn new(id: NodeId, dir: &Path, place: Place) -> anyhow::Result<Self> {
         let data = dir.join(format!("node-{id}"));
         std::fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
         Ok(Self {
@@ -59,11 +63,29 @@ impl NodeProcess {
             config: dir.join(format!("node-{id}.toml")),
             log: dir.join(format!("node-{id}.log")),
             data,
-            client_port: Port::take()?,
-            p2p_port: Port::take()?,
+            client_port: place.client_port()?,
+            p2p_port: place.p2p_port()?,
             join: None,
             child: None,
+            place,
         })
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Sets a variable of the environment it is started with from now on.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.place.set_environment(name, value.into());
+    }
+
+    /// Its process's number, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Starts it; returns at once.
@@ -77,7 +99,7 @@ impl NodeProcess {
         let output = self.open_log()?;
         self.client_port.release();
         self.p2p_port.release();
-        let mut command = Command::new(program);
+        let mut command = self.place.command(program);
         command.arg("up").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
         if let Some(token) = &self.join {
             command.arg("--join").arg(format!("@{}", token.display()));
@@ -163,6 +185,22 @@ impl NodeProcess {
     /// It does not run.
     pub fn send_usr1(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(self.child()?), Signal::USR1)?)
+    }
+
+    /// Stops it in the middle of whatever it does, until [`Self::wake`].
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(self.child()?), Signal::STOP)?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn wake(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(self.child()?), Signal::CONT)?)
     }
 
     /// Whether its log has this text.

@@ -1,39 +1,46 @@
-//! Ports for nodes, chosen by the kernel. While a node is down its ports are held by a bound socket that does not listen:
-//! dialling it is refused as it should be, and no outgoing connection of this machine takes the number meanwhile.
+//! Ports for nodes. On loopback the kernel chooses them, and while a node is down its ports are held by a bound socket that does
+//! not listen: dialling it is refused as it should be, and no outgoing connection of this machine takes the number meanwhile.
+//! In a machine of a test network nobody else is, so that a port there needs no holding.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use tokio::net::TcpSocket;
 
-/// One port of 127.0.0.1, kept for the life of a test.
+/// One port, kept for the life of a test.
 #[derive(Debug)]
 pub struct Port {
-    number: u16,
+    address: SocketAddr,
     held: Option<TcpSocket>,
 }
 
 impl Port {
-    /// Takes a free port.
+    /// Takes a free port of 127.0.0.1.
     ///
     /// # Errors
     /// There is none.
     pub fn take() -> anyhow::Result<Self> {
         let socket = bind(0)?;
-        let number = socket.local_addr().context("asking for the port")?.port();
-        Ok(Self { number, held: Some(socket) })
+        let address = socket.local_addr().context("asking for the port")?;
+        Ok(Self { address, held: Some(socket) })
+    }
+
+    /// A port of a machine that has nothing else on it.
+    #[must_use]
+    pub fn of_machine(address: SocketAddr) -> Self {
+        Self { address, held: None }
     }
 
     /// Its number.
     #[must_use]
     pub fn number(&self) -> u16 {
-        self.number
+        self.address.port()
     }
 
-    /// `127.0.0.1:number`.
+    /// `address:number`.
     #[must_use]
     pub fn address(&self) -> String {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number)).to_string()
+        self.address.to_string()
     }
 
     /// Lets go, right before a node takes it.
@@ -43,7 +50,9 @@ impl Port {
 
     /// Holds it again, once the node is gone. If somebody was faster, the node's next start will tell.
     pub fn hold(&mut self) {
-        self.held = bind(self.number).ok();
+        if self.address.ip().is_loopback() {
+            self.held = bind(self.number()).ok();
+        }
     }
 }
 

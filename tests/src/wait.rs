@@ -53,6 +53,11 @@ pub async fn wait_for<T>(
     }
 }
 
+/// Lets a fault last. Nothing may depend on how long that is in truth.
+pub async fn let_pass(time: Duration) {
+    sleep(time).await;
+}
+
 /// Waits for a future, but not for ever.
 ///
 /// # Errors

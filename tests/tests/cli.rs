@@ -9,6 +9,7 @@ use std::time::Duration;
 use iris_tests::cluster::Cluster;
 use iris_tests::command::{Ran, iris, run};
 use iris_tests::node_process::NodeProcess;
+use iris_tests::place::Place;
 use iris_tests::wait::{wait_for, within};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -125,7 +126,7 @@ async fn a_node_prints_its_key_and_starts_without_a_file() {
     assert!(first.code == Some(0) && first.stdout.starts_with("12D3KooW"), "{}", first.stdout);
     assert_eq!(first.stdout, second.stdout, "made once");
 
-    let ports = NodeProcess::new(1.into(), dir.path()).unwrap();
+    let ports = NodeProcess::new(1.into(), dir.path(), Place::loopback()).unwrap();
     let (listen, p2p) = (ports.client_port.address(), ports.p2p_port.address());
     drop(ports);
     let mut up =

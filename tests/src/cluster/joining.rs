@@ -10,6 +10,7 @@ use iris_protocol::admin::JoinTokenRequest;
 use super::{Cluster, Options, access, own_line, write_config};
 use crate::config_file::render;
 use crate::node_process::NodeProcess;
+use crate::place::Place;
 use crate::wait::{NotYet, wait_for};
 
 /// Longest a node may take from its start to its place.
@@ -24,7 +25,15 @@ impl Cluster {
     /// # Errors
     /// As [`Self::start_with`].
     pub async fn found(options: Options) -> anyhow::Result<Self> {
-        let mut cluster = Self::prepare(Options { nodes: 1, ..options })?;
+        Self::found_at(options, Place::loopback()).await
+    }
+
+    /// The same, at a place.
+    ///
+    /// # Errors
+    /// As [`Self::start_with`].
+    pub async fn found_at(options: Options, place: Place) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare_at(options, vec![place])?;
         let node = &cluster.nodes[0];
         write_config(node, render(&own_line(node, String::new()), &node.data, &[], &cluster.settings))?;
         cluster.start_node(0)?;
@@ -52,7 +61,15 @@ impl Cluster {
     /// # Errors
     /// Its files can't be written.
     pub fn add_machine(&mut self, token: &str) -> anyhow::Result<usize> {
-        let mut node = NodeProcess::new(NodeId(self.nodes.len() as u64 + 1), &self.dir)?;
+        self.add_machine_at(token, Place::loopback())
+    }
+
+    /// The same, at a place.
+    ///
+    /// # Errors
+    /// As [`Self::add_machine`].
+    pub fn add_machine_at(&mut self, token: &str, place: Place) -> anyhow::Result<usize> {
+        let mut node = NodeProcess::new(NodeId(self.nodes.len() as u64 + 1), &self.dir, place)?;
         write_config(&node, render(&own_line(&node, String::new()), &node.data, &[], &self.settings))?;
         let file = self.dir.join(format!("node-{}.token", node.id));
         std::fs::write(&file, token).with_context(|| format!("writing {}", file.display()))?;

@@ -1,0 +1,129 @@
+//! Runs rows and judges them: a folder for each, a deadline, its line, and what replays it. A row that fails or panics keeps its
+//! folder, with every node's log.
+
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use futures::FutureExt as _;
+
+use super::{Length, Outcome, Row, RowRun};
+use crate::binaries::workspace_root;
+use crate::wait::within;
+
+/// Longest a row may take in its short form, and one round of the long one (with its share of the rest).
+const SHORT_DEADLINE: Duration = Duration::from_secs(540);
+const ROUND_DEADLINE: Duration = Duration::from_secs(300);
+
+/// What is asked of a row.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Replays the faults.
+    pub seed: u64,
+    /// How often; the row's own number if none.
+    pub rounds: Option<u32>,
+    /// Which form.
+    pub length: Length,
+    /// On loopback even where namespaces can be had.
+    pub loopback: bool,
+    /// Keeps the folder of a good run too.
+    pub keep: bool,
+}
+
+/// How a run of a row ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Every promise was kept.
+    Good(Outcome),
+    /// It could not run here.
+    Skipped(String),
+    /// It was not as it should be; why, and the folder it left.
+    Failed(String, PathBuf),
+}
+
+/// Runs one row, prints its line, and says how it ended.
+///
+/// # Errors
+/// Its folder can't be made.
+pub async fn run(row: &Row, wish: &Wish) -> anyhow::Result<Ended> {
+    let rounds = wish.rounds.unwrap_or(match wish.length {
+        Length::Short => row.rounds.short,
+        Length::Long => row.rounds.long,
+    });
+    let dir = make_dir(row.name, wish.seed)?;
+    let run = RowRun { seed: wish.seed, rounds, length: wish.length, dir: &dir, loopback: wish.loopback };
+    println!("faults: {} begins, {}; seed {}, in {}", row.name, row.about, wish.seed, dir.display());
+    let began = Instant::now();
+    let deadline = SHORT_DEADLINE.max(ROUND_DEADLINE * rounds);
+    // A panic is a failure like any other: it has to be replayed too.
+    let played = AssertUnwindSafe((row.run)(&run)).catch_unwind();
+    let outcome = match within("the row to end", deadline, played).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(anyhow!("it panicked: {}", words(&*panic))),
+        Err(late) => Err(late),
+    };
+    let ended = judge(row, outcome, &dir);
+    show(row, wish, rounds, &ended, began.elapsed());
+    if !matches!(ended, Ended::Failed(..)) && !wish.keep {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    Ok(ended)
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}
+
+fn judge(row: &Row, outcome: anyhow::Result<Outcome>, dir: &Path) -> Ended {
+    let outcome = match outcome {
+        Ok(Outcome::Skipped(reason)) => return Ended::Skipped(reason),
+        Ok(outcome) => outcome,
+        Err(error) => return Ended::Failed(format!("{error:#}"), dir.to_owned()),
+    };
+    if let Outcome::Ran(tally) | Outcome::Control(tally) = &outcome {
+        tally.problems.iter().for_each(|problem| println!("  problem: {problem}"));
+    }
+    match outcome.fault() {
+        None => Ended::Good(outcome),
+        Some(fault) => {
+            println!("faults: {} {outcome}", row.name);
+            Ended::Failed(fault.to_owned(), dir.to_owned())
+        }
+    }
+}
+
+fn show(row: &Row, wish: &Wish, rounds: u32, ended: &Ended, took: Duration) {
+    let name = row.name;
+    match ended {
+        Ended::Good(outcome) => println!("faults: {name} {outcome} seed {} took_s {}", wish.seed, took.as_secs()),
+        Ended::Skipped(reason) => println!("faults: {name} skipped {reason}"),
+        Ended::Failed(why, dir) => {
+            println!("faults: {name} FAILED: {why}");
+            println!("  everything is kept in {}", dir.display());
+            println!("  replay with: make faults SEED={} ROUNDS={rounds} ROW={name}", wish.seed);
+        }
+    }
+    // Whoever reads along in a pipe sees it now.
+    let _ = std::io::stdout().flush();
+}
+
+/// A folder nobody has: `target/faults/ROW-SEED`, or with a number behind it.
+fn make_dir(name: &str, seed: u64) -> anyhow::Result<PathBuf> {
+    let parent = workspace_root().join("target/faults");
+    std::fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
+    // Short: an admin socket's path has to fit in 100 bytes or so.
+    let parent = parent.canonicalize()?;
+    for number in 0..u32::MAX {
+        let suffix = if number == 0 { String::new() } else { format!(".{number}") };
+        let dir = parent.join(format!("{name}-{seed}{suffix}"));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(anyhow!(error).context(format!("making {}", dir.display()))),
+        }
+    }
+    Err(anyhow!("no folder is free in {}", parent.display()))
+}

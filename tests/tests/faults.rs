@@ -1,0 +1,19 @@
+//! Every row of the fault battery in its short form (faults.md). `make faults` runs the long ones.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use iris_tests::faults::Length;
+use iris_tests::faults::rows::by_name;
+use iris_tests::faults::run::{Ended, Wish, run};
+use iris_tests::seed::Seed;
+
+async fn short(name: &str) {
+    let seed = Seed::pick();
+    let wish = Wish { seed: seed.value(), rounds: None, length: Length::Short, loopback: false, keep: false };
+    let ended = Box::pin(run(by_name(name).unwrap(), &wish)).await.unwrap();
+    assert!(!matches!(ended, Ended::Failed(..)), "{name}: {ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_kill9() {
+    short("LEADER-KILL9").await;
+}
