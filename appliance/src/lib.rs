@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod admission;
 pub mod auth;
+pub mod blocking;
 pub mod calendar;
 pub mod cluster;
 pub mod config;

@@ -141,7 +141,7 @@ async fn look_on_disk(
     mut resolution: iris_store::Resolution,
 ) -> Result<(Vec<Item>, KeysSeen), Refused> {
     let store = store.clone();
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = crate::blocking::run(move || {
         store.resolve_on_disk(&mut items, &mut resolution).map(|()| (items, resolution.seen()))
     });
     let looked = looked.await.map_err(|error| Refused::Failed(error.to_string()))?;

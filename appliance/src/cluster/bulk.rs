@@ -121,7 +121,7 @@ pub(super) async fn send(
     loop {
         while next < chunks && next - took < WINDOW_CHUNKS {
             let (file, at) = (file.clone(), next);
-            let chunk = tokio::task::spawn_blocking(move || file.chunk(at)).await.map_err(io::Error::other)?;
+            let chunk = crate::blocking::run(move || file.chunk(at)).await.map_err(io::Error::other)?;
             write_frame(&mut stream, &chunk.map_err(io::Error::other)?).await?;
             next += 1;
         }
@@ -160,7 +160,7 @@ pub(super) async fn receive(mut stream: PeerStream, dir: &Path, installer: &dyn 
     }
     let (dir, manifest) = (dir.to_owned(), offer.manifest.clone());
     // What is here already is read first, all of it.
-    let beginning = tokio::task::spawn_blocking(move || SnapshotReceiver::begin_or_resume(&dir, manifest));
+    let beginning = crate::blocking::run(move || SnapshotReceiver::begin_or_resume(&dir, manifest));
     let mut receiver = match say_working(&mut stream, beginning).await?? {
         Ok(receiver) => receiver,
         Err(error) => {
@@ -178,13 +178,13 @@ pub(super) async fn receive(mut stream: PeerStream, dir: &Path, installer: &dyn 
     write_reply(&mut stream, &Reply::From(receiver.next_chunk())).await?;
     while receiver.next_chunk() < offer.manifest.chunks {
         let chunk = read_frame(&mut stream).await?;
-        let taken = tokio::task::spawn_blocking(move || receiver.chunk(&chunk).map(|()| receiver)).await?;
+        let taken = crate::blocking::run(move || receiver.chunk(&chunk).map(|()| receiver)).await?;
         receiver = taken?;
         write_reply(&mut stream, &Reply::Took(receiver.next_chunk())).await?;
     }
     let meta = SnapshotMeta { last_log_id: offer.last_log_id, last_membership: offer.membership };
     let installing = async {
-        let file = tokio::task::spawn_blocking(move || receiver.finish()).await.map_err(|error| error.to_string())?;
+        let file = crate::blocking::run(move || receiver.finish()).await.map_err(|error| error.to_string())?;
         let file = Arc::new(file.map_err(|error| error.to_string())?);
         installer.install(offer.group, offer.vote, meta, file).await
     };

@@ -83,7 +83,7 @@ impl Checkpointer {
 pub async fn checkpoint_all(groups: &[ShardGroup]) -> anyhow::Result<()> {
     for group in groups {
         let store = group.store.clone();
-        tokio::task::spawn_blocking(move || store.checkpoint()).await??;
+        crate::blocking::run(move || store.checkpoint()).await??;
     }
     Ok(())
 }

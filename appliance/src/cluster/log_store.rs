@@ -79,7 +79,7 @@ impl LogStore {
             Some(records) => records,
             None => {
                 let log = self.log.clone();
-                let read = tokio::task::spawn_blocking(move || log.read(start..end, READ_BYTES_MAX));
+                let read = crate::blocking::run(move || log.read(start..end, READ_BYTES_MAX));
                 read.await.map_err(io::Error::other)?.map_err(io::Error::other)?
             }
         };

@@ -123,7 +123,7 @@ impl MetaMachine {
     /// Durable when it returns.
     async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         let (path, content) = (self.path.clone(), bytes.clone());
-        tokio::task::spawn_blocking(move || write_checked(&path, FILE_VERSION, &content))
+        crate::blocking::run(move || write_checked(&path, FILE_VERSION, &content))
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
@@ -210,7 +210,7 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
         // The state is the only record.
-        let read = tokio::task::spawn_blocking(move || file.records().next());
+        let read = crate::blocking::run(move || file.records().next());
         let record = read.await.map_err(io::Error::other)?.transpose().map_err(io::Error::other)?;
         let bytes = record.ok_or_else(|| io::Error::other("a meta snapshot without content"))?;
         let (applied, membership, meta) = Checkpoint::read(&bytes)?;

@@ -84,7 +84,7 @@ async fn look_through(group: &ShardGroup, times: RetentionTimes) -> anyhow::Resu
             return Ok(());
         }
         let store = group.store.clone();
-        let look: RetentionLook = tokio::task::spawn_blocking(move || store.retention_look(from, times)).await??;
+        let look: RetentionLook = crate::blocking::run(move || store.retention_look(from, times)).await??;
         next = look.next;
         if look.items.is_empty() {
             // A look goes into so many inboxes at most; what reads messages has the disk between two.

@@ -111,7 +111,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
         let store = self.store.clone();
-        let installing = tokio::task::spawn_blocking(move || store.install(&file));
+        let installing = crate::blocking::run(move || store.install(&file));
         installing.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         self.waiters.wake_all();
         Ok(())
@@ -123,7 +123,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             return Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::File(file) }));
         }
         let store = self.store.clone();
-        let pinning = tokio::task::spawn_blocking(move || store.snapshot());
+        let pinning = crate::blocking::run(move || store.snapshot());
         let Some(pinned) = pinning.await.map_err(io::Error::other)?.map_err(io::Error::other)? else { return Ok(None) };
         let meta = snapshot_meta(pinned.mark())?;
         Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::Shard(Box::new(pinned)) }))

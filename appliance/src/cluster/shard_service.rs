@@ -81,7 +81,7 @@ impl ShardGroup {
             return Ok(page);
         }
         let (store, user) = (self.store.clone(), user.clone());
-        let page = tokio::task::spawn_blocking(move || store.read(&user, after, limits))
+        let page = crate::blocking::run(move || store.read(&user, after, limits))
             .await
             .map_err(|error| Refused::Failed(error.to_string()))?;
         // Logged here, where the disk is: the asking edge only tries again.

@@ -168,7 +168,7 @@ async fn start_shard(
     supervisor: &Supervisor,
 ) -> anyhow::Result<ShardGroup> {
     let (warm, store_options) = (options.warm.clone(), options.store.clone());
-    let store = tokio::task::spawn_blocking(move || ShardStore::open(warm, shard, store_options)).await??;
+    let store = crate::blocking::run(move || ShardStore::open(warm, shard, store_options)).await??;
     let waiters = Arc::new(Waiters::default());
     let (log, durable) = LogStore::open(options.log.group(region(shard)))?;
     let applied = Some(store.applied()).filter(|mark| !mark.log_id.is_empty()).map(|mark| mark.index);

@@ -163,7 +163,7 @@ impl Outgoing {
         self.lock().hold = Some(Hold::on(mark.index));
         let dir = self.dir.clone();
         let file =
-            tokio::task::spawn_blocking(move || data.into_file(&dir, mark)).await.map_err(io::Error::other)??;
+            crate::blocking::run(move || data.into_file(&dir, mark)).await.map_err(io::Error::other)??;
         self.lock().file = Some(file.clone());
         self.touch();
         Ok(file)

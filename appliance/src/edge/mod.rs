@@ -5,15 +5,15 @@
 mod acks;
 mod conversation;
 mod counters;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
 mod inbox;
 mod listener;
 mod login;
 mod order;
 pub(crate) mod rate;
 mod session;
+#[cfg(any(feature = "fuzzing", feature = "simulation"))]
+#[doc(hidden)]
+pub mod testing;
 mod transfer;
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ pub(super) fn keep_book(supervisor: &Supervisor, links: &Links, data: &Path) {
         async move {
             loop {
                 let (path, bytes) = (path.clone(), versioned::encode(&**book.borrow_and_update()));
-                let written = tokio::task::spawn_blocking(move || write_checked(&path, BOOK_FILE_VERSION, &bytes));
+                let written = crate::blocking::run(move || write_checked(&path, BOOK_FILE_VERSION, &bytes));
                 if let Err(error) = written.await? {
                     tracing::warn!(%error, "the address book can't be written");
                 }

@@ -14,6 +14,8 @@ mod queue;
 mod read;
 mod record;
 mod stats;
+#[cfg(feature = "testing")]
+mod stepped;
 mod weight;
 mod writer;
 
@@ -33,6 +35,8 @@ pub use check::{GroupSpan, LogJudge};
 pub use error::LogError;
 pub use group::{AppendDone, GroupLog};
 pub use stats::LogStats;
+#[cfg(feature = "testing")]
+pub use stepped::{LogStepper, Step};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {engine::Bounds, record::Record};
@@ -147,12 +151,20 @@ impl RaftLog {
     /// # Errors
     /// As [`RaftLog::open`].
     pub fn open_with<F: FileSystem + 'static>(options: LogOptions, fs: Arc<F>) -> Result<Self, LogError> {
-        let engine = engine::open(&options, fs)?;
+        let shared = Self::share(&options, fs)?;
+        let (closing, closed) = watch::channel(None);
+        let writer = writer::start(shared.clone(), closing)
+            .map_err(|source| LogError::io(&options.dir, "starting the log's threads", &source))?;
+        Ok(Self { handle: Arc::new(Handle { shared, closed, writer: Mutex::new(Some(writer)) }) })
+    }
+
+    fn share<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) -> Result<Arc<Shared>, LogError> {
+        let engine = engine::open(options, fs)?;
         let failed = |source| LogError::io(&options.dir, "starting the log's threads", &source);
         let reader = Reader::start(engine.clone(), &options.dir).map_err(failed)?;
         let spans = engine.groups().into_iter().filter_map(|id| Some((id, engine.span(id)?)));
         let entry_len = spans.map(|(id, span)| (GroupId(id), weight::entry_len(&reader, id, span))).collect();
-        let shared = Arc::new(Shared {
+        Ok(Arc::new(Shared {
             queue: Queue::new(options.queue_len_max, options.queue_bytes_max),
             reader,
             counters: Counters::default(),
@@ -165,10 +177,7 @@ impl RaftLog {
             purges: AtomicU64::new(0),
             dir: options.dir.clone(),
             engine,
-        });
-        let (closing, closed) = watch::channel(None);
-        let writer = writer::start(shared.clone(), closing).map_err(failed)?;
-        Ok(Self { handle: Arc::new(Handle { shared, closed, writer: Mutex::new(Some(writer)) }) })
+        }))
     }
 
     /// The log of one group; empty if it never had an entry. All handles of a group share their state.

@@ -44,6 +44,9 @@ pub(super) struct Queue {
     permits_max: u32,
     inner: Mutex<Inner>,
     ready: Condvar,
+    /// The same for a writer that is stepped.
+    #[cfg(feature = "testing")]
+    pub(super) news: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -63,6 +66,8 @@ impl Queue {
             permits_max,
             inner: Mutex::default(),
             ready: Condvar::new(),
+            #[cfg(feature = "testing")]
+            news: tokio::sync::Notify::new(),
         }
     }
 
@@ -95,7 +100,17 @@ impl Queue {
         let seq = inner.next_seq;
         drop(inner);
         self.ready.notify_one();
+        #[cfg(feature = "testing")]
+        self.news.notify_one();
         Ok(seq)
+    }
+
+    /// Takes everything that waits, maybe nothing; `None` once closed and empty.
+    #[cfg(feature = "testing")]
+    pub(super) fn take_now(&self) -> Option<VecDeque<Op>> {
+        let mut inner = lock(&self.inner);
+        let ended = inner.waiting.is_empty() && inner.closed.is_some();
+        (!ended).then(|| std::mem::take(&mut inner.waiting))
     }
 
     /// Takes everything that waits; waits for something; `None` once closed and empty.
@@ -119,6 +134,8 @@ impl Queue {
         drop(inner);
         self.room.close();
         self.ready.notify_all();
+        #[cfg(feature = "testing")]
+        self.news.notify_one();
     }
 
     /// Closes for a failure and hands out what waited, so that the writer can answer it.

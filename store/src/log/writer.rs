@@ -37,20 +37,43 @@ pub(super) fn start(
 
 fn run(shared: &Shared) -> Option<LogError> {
     while let Some(ops) = shared.queue.take_all() {
-        let (entries, bytes) = size(&ops);
-        let purge = ops.iter().any(|op| matches!(op.change, Change::Bound { compact_to: Some(_), .. }));
-        let started = Instant::now();
-        let (ops, written) = write(shared, ops);
-        if let Err(why) = written {
-            return Some(fail_all(shared, &why, ops));
-        }
-        shared.counters.wrote(entries, bytes, started.elapsed());
-        complete(shared, ops);
-        if purge && let Err(why) = remove_files(shared) {
-            return Some(fail_all(shared, &why, VecDeque::new()));
+        let written = match write_all(shared, ops) {
+            Ok(written) => written,
+            Err(error) => return Some(error),
+        };
+        if let Err(error) = answer_all(shared, written) {
+            return Some(error);
         }
     }
     None
+}
+
+/// Operations that are on disk, and not answered yet.
+pub(super) struct Written {
+    ops: VecDeque<Op>,
+    purge: bool,
+}
+
+/// One write and one fsync of everything in `ops`. A failure has answered everyone.
+pub(super) fn write_all(shared: &Shared, ops: VecDeque<Op>) -> Result<Written, LogError> {
+    let (entries, bytes) = size(&ops);
+    let purge = ops.iter().any(|op| matches!(op.change, Change::Bound { compact_to: Some(_), .. }));
+    let started = Instant::now();
+    let (ops, written) = write(shared, ops);
+    if let Err(why) = written {
+        return Err(fail_all(shared, &why, ops));
+    }
+    shared.counters.wrote(entries, bytes, started.elapsed());
+    Ok(Written { ops, purge })
+}
+
+/// Answers those whose operations are on disk, and gives space back if there was a purge among them.
+pub(super) fn answer_all(shared: &Shared, written: Written) -> Result<(), LogError> {
+    complete(shared, written.ops);
+    if written.purge && let Err(why) = remove_files(shared) {
+        return Err(fail_all(shared, &why, VecDeque::new()));
+    }
+    Ok(())
 }
 
 fn size(ops: &VecDeque<Op>) -> (usize, usize) {

@@ -1,6 +1,9 @@
 //! A file system for the Raft log that keeps what is written in this process's memory until it is fsynced. Killing the
 //! process, or dropping the log and opening the folder again, is then what a power cut is: exactly what was not synced is
 //! gone. Names (create, delete, rename) take effect at once, contents only at `sync`.
+//!
+//! A simulation goes further: with `defer_sync` an fsync lasts until `settle`, and `crash` is a power cut, a torn write or the
+//! mere death of a process in the middle of it.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -22,7 +25,19 @@ pub struct LossyFs {
 struct Switches {
     ignore_sync: AtomicBool,
     fail_sync: AtomicBool,
+    defer_sync: AtomicBool,
+    crashed: AtomicBool,
     syncs: AtomicU64,
+}
+
+/// What a crash leaves of what was not synced.
+pub enum Left<'a> {
+    /// All of it: only the process died.
+    All,
+    /// Nothing: the power went.
+    Nothing,
+    /// The power went in the middle of a write: so much of the unsynced bytes of each file, of as many as there are.
+    Torn(&'a mut dyn FnMut(usize) -> usize),
 }
 
 impl LossyFs {
@@ -36,6 +51,50 @@ impl LossyFs {
         self.switches.fail_sync.store(fail, Ordering::SeqCst);
     }
 
+    /// An fsync from now on is on its way until [`LossyFs::settle`].
+    pub fn defer_sync(&self, defer: bool) {
+        self.switches.defer_sync.store(defer, Ordering::SeqCst);
+    }
+
+    /// The fsyncs that are on their way arrive.
+    ///
+    /// # Errors
+    /// The real file system's.
+    pub fn settle(&self) -> Result<()> {
+        self.each_file(|file, content| if std::mem::take(&mut content.asked) { file.flush(content) } else { Ok(()) })
+    }
+
+    /// The end of whoever uses this: what it still does has no effect on the real files.
+    ///
+    /// # Errors
+    /// The real file system's.
+    pub fn crash(&self, mut left: Left<'_>) -> Result<()> {
+        self.switches.crashed.store(true, Ordering::SeqCst);
+        self.each_file(|file, content| match &mut left {
+            Left::All => file.flush(content),
+            Left::Nothing => Ok(()),
+            Left::Torn(keep) => {
+                let Some(from) = content.dirty else { return Ok(()) };
+                let unsynced = content.bytes.get(from..).unwrap_or_default();
+                let kept = keep(unsynced.len()).min(unsynced.len());
+                let mut real = OpenOptions::new().write(true).open(&*lock(&file.path))?;
+                real.seek(SeekFrom::Start(from as u64))?;
+                real.write_all(&unsynced[..kept])
+            }
+        })
+    }
+
+    /// Every file in the order of their names, so that a seed replays.
+    fn each_file(&self, mut each: impl FnMut(&LossyFile, &mut Content) -> Result<()>) -> Result<()> {
+        let mut files: Vec<_> = lock(&self.files).iter().map(|(path, file)| (path.clone(), file.clone())).collect();
+        files.sort_by(|one, other| one.0.cmp(&other.0));
+        files.iter().try_for_each(|(_, file)| each(file, &mut lock(&file.content)))
+    }
+
+    fn has_crashed(&self) -> bool {
+        self.switches.crashed.load(Ordering::SeqCst)
+    }
+
     /// Fsyncs so far.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -45,7 +104,7 @@ impl LossyFs {
     fn insert(&self, path: &Path, content: Vec<u8>) -> LossyHandle {
         let file = Arc::new(LossyFile {
             path: Mutex::new(path.to_owned()),
-            content: Mutex::new(Content { bytes: content, dirty: None }),
+            content: Mutex::new(Content { bytes: content, dirty: None, asked: false }),
             switches: self.switches.clone(),
         });
         lock(&self.files).insert(path.to_owned(), file.clone());
@@ -65,6 +124,8 @@ struct Content {
     bytes: Vec<u8>,
     /// First byte that differs from the real file, if any does.
     dirty: Option<usize>,
+    /// An fsync of it is on its way.
+    asked: bool,
 }
 
 impl Content {
@@ -74,6 +135,15 @@ impl Content {
 }
 
 impl LossyFile {
+    /// Writes what differs to the real file.
+    fn flush(&self, content: &mut Content) -> Result<()> {
+        let Some(from) = content.dirty.take() else { return Ok(()) };
+        let mut real = OpenOptions::new().write(true).open(&*lock(&self.path))?;
+        real.seek(SeekFrom::Start(from as u64))?;
+        real.write_all(content.bytes.get(from..).unwrap_or_default())?;
+        real.set_len(content.bytes.len() as u64)
+    }
+
     fn truncate(&self, len: usize) {
         let mut content = lock(&self.content);
         content.bytes.truncate(len);
@@ -101,17 +171,15 @@ impl Handle for LossyHandle {
         if switches.fail_sync.load(Ordering::SeqCst) {
             return Err(Error::other("the disk is dying (injected)"));
         }
-        if switches.ignore_sync.load(Ordering::SeqCst) {
+        if switches.ignore_sync.load(Ordering::SeqCst) || switches.crashed.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut content = lock(&self.0.content);
-        if let Some(from) = content.dirty.take() {
-            let mut real = OpenOptions::new().write(true).open(&*lock(&self.0.path))?;
-            real.seek(SeekFrom::Start(from as u64))?;
-            real.write_all(content.bytes.get(from..).unwrap_or_default())?;
-            real.set_len(content.bytes.len() as u64)?;
+        if switches.defer_sync.load(Ordering::SeqCst) {
+            content.asked = true;
+            return Ok(());
         }
-        Ok(())
+        self.0.flush(&mut content)
     }
 }
 
@@ -195,11 +263,17 @@ impl FileSystem for LossyFs {
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> Result<()> {
+        if self.has_crashed() {
+            return Ok(());
+        }
         lock(&self.files).remove(path.as_ref());
         std::fs::remove_file(path)
     }
 
     fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> Result<()> {
+        if self.has_crashed() {
+            return Ok(());
+        }
         let mut files = lock(&self.files);
         std::fs::rename(from.as_ref(), to.as_ref())?;
         if let Some(file) = files.remove(from.as_ref()) {

@@ -8,4 +8,4 @@ mod lossy_fs;
 
 pub use conformance::warm_store_conforms;
 pub use conformance_crash::{CRASH_CHILD, warm_store_crash_child, warm_store_survives_kills};
-pub use lossy_fs::LossyFs;
+pub use lossy_fs::{Left, LossyFs};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iris_appliance::edge::EdgeOptions;
-use iris_appliance::edge::fuzzing::Node;
+use iris_appliance::edge::testing::Node;
 use iris_appliance::surroundings::{Clock, RandomSource, Surroundings};
 
 use super::quiet;

@@ -1,5 +1,5 @@
-//! What the fuzz target of sessions sees of the edge: one whole session over any stream, with a router and a gate of the
-//! target's own.
+//! What the fuzz target of sessions and the simulation see of the edge: whole sessions over any stream, with a gate, and for
+//! the target a router, of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,8 +30,19 @@ pub struct Node<R>(Shared<R>);
 impl<R: EdgeRouter> Node<R> {
     /// A node that lets in whom `admit` knows.
     pub fn new(admit: fn(&str) -> Option<Login>, router: R, options: EdgeOptions, surroundings: Surroundings) -> Self {
+        Self::numbered(NodeId(1), admit, router, options, surroundings)
+    }
+
+    /// One of several such nodes.
+    pub fn numbered(
+        node: NodeId,
+        admit: fn(&str) -> Option<Login>,
+        router: R,
+        options: EdgeOptions,
+        surroundings: Surroundings,
+    ) -> Self {
         let counters = Arc::new(EdgeCounters::default());
-        Self(Shared::new(NodeId(1), Box::new(Admit(admit)), router, options, surroundings, counters))
+        Self(Shared::new(node, Box::new(Admit(admit)), router, options, surroundings, counters))
     }
 
     /// Serves one connection until it ends.
