@@ -15,6 +15,7 @@ pub mod faults;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod link_process;
+pub mod lossy_disk;
 pub mod netns;
 pub mod node_process;
 pub mod oracle;

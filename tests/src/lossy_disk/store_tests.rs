@@ -1,0 +1,63 @@
+//! The stores of the product on the disk, in a process of their own that is killed with the power: what a checkpoint or an append
+//! said is there, whatever of the rest survived.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::cell::Cell;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use iris_store::Warm;
+use iris_store::testing::{CRASH_CHILD, warm_store_crash_child, warm_store_survives_kills};
+use iris_store::warm::{SledWarm, WarmStore};
+
+use super::Tear;
+use super::tests::disk;
+use crate::seed::{Seed, rounds};
+
+fn open(engine: &str, path: &Path) -> Arc<dyn WarmStore> {
+    match engine {
+        "sqlite" => Arc::new(Warm::open(&path.join("warm.db")).unwrap()),
+        "sled" => Arc::new(SledWarm::open(&path.join("warm")).unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+/// Does nothing but in the child, which runs only this.
+#[test]
+fn the_child_whose_power_is_cut() {
+    if let Ok(store) = std::env::var(CRASH_CHILD) {
+        let (engine, path) = store.split_once(' ').unwrap();
+        warm_store_crash_child(&*open(engine, Path::new(path)));
+    }
+}
+
+fn survives_power_cuts(engine: &str, tear: impl Fn(u64) -> Tear) {
+    let Some((dir, disk)) = disk() else { return };
+    let seed = Seed::pick();
+    let child = || {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["lossy_disk::store_tests::the_child_whose_power_is_cut", "--exact", "--nocapture"]);
+        child.stderr(Stdio::null()).env(CRASH_CHILD, format!("{engine} {}", dir.path().display()));
+        child
+    };
+    let (cuts, lost) = (Cell::new(0), Cell::new(0));
+    let open = || {
+        let cut = disk.power_cut(tear(seed.value() + cuts.get()));
+        cuts.set(cuts.get() + 1);
+        lost.set(lost.get() + cut.bytes);
+        open(engine, dir.path())
+    };
+    warm_store_survives_kills(rounds(12) as u64, seed.value(), &child, &open);
+    assert!(lost.get() > 0, "no cut found anything to lose");
+}
+
+#[test]
+fn sled_survives_power_cuts() {
+    survives_power_cuts("sled", |_| Tear::Clean);
+}
+
+#[test]
+fn sled_survives_power_cuts_that_tear() {
+    survives_power_cuts("sled", Tear::Random);
+}
