@@ -16,6 +16,7 @@ use crate::admission::{Membership, Origin};
 use crate::cluster::Refused;
 use crate::cluster::meta::NodeRecord;
 use crate::cluster::meta::admission::{JoinRefusal, TokenId};
+use crate::quarantine::{Note, Stage};
 use crate::routing::wire::{self, CursorCall, ReadCall};
 use crate::routing::{InboxPage, PageRequest};
 
@@ -73,6 +74,14 @@ fn key() -> PeerKey {
 fn record() -> NodeRecord {
     let p2p = vec!["192.0.2.1:8444".parse().unwrap()];
     NodeRecord { name: "attic".to_owned(), key: key(), p2p, client: "192.0.2.1:8443".to_owned() }
+}
+
+#[test]
+fn a_note_of_quarantine() {
+    let note = |stage| Note { what: "the log".to_owned(), found_ms: 1_795_000_000_000, stage };
+    own("quarantine_note", &note(Stage::Waiting));
+    own("quarantine_note_moving", &note(Stage::MovingAside("quarantine-x".to_owned())));
+    own("quarantine_note_taking_up", &note(Stage::TakingUp("quarantine-x".to_owned())));
 }
 
 /// Its text is what travels; the version is in it.

@@ -12,6 +12,7 @@ pub mod edge;
 #[cfg(test)]
 mod formats_tests;
 pub mod node;
+pub mod quarantine;
 pub mod routing;
 pub mod supervise;
 pub mod surroundings;

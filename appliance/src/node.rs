@@ -1,6 +1,6 @@
 //! One node from start to exit: opens its disk, links up with its peers, becomes a member, opens its doors; and back, in the
 //! order that loses nobody anything: leaderships are handed over, sessions told to go, what is under way is finished, the
-//! last checkpoint written.
+//! last checkpoint written. A node whose disk is damaged leaves without writing and lives on in quarantine (`quarantined`).
 
 mod addresses;
 mod admin;
@@ -8,6 +8,7 @@ mod certificates;
 mod founding;
 mod members;
 mod place;
+mod quarantined;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::cluster::transport::over_links;
 use crate::cluster::{Leaderships, Member, MemberKeys, MemberOptions, RaftTiming, RetentionSettings, peek};
 use crate::config::Config;
 use crate::edge::{Edge, EdgeCounters, EdgeOptions, EdgeParts};
+use crate::quarantine::{Damage, DamageWatch, Damaged, Note};
 use crate::routing::{Router, RouterParts};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
@@ -46,6 +48,12 @@ const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest a node waits for its shards to have leaders before it says that it is ready.
 const LEADERS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest a node that finds its disk damaged takes to hand over, and again to tell its sessions.
+const ABANDON_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Longest a node that has to end waits for the word that its disk is damaged.
+const LAST_WORD_WITHIN: Duration = Duration::from_millis(200);
 
 /// A signal this soon after the first is the same one.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
@@ -90,24 +98,65 @@ pub async fn run_until(
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let supervisor = Supervisor::new();
+    let (data, mut join) = (&config.node.data, join);
+    create_private_folder(data)?;
+    loop {
+        if let Some(note) = Note::load(data)? {
+            match Box::pin(quarantined::stay(&config, &note, &surroundings, &stop)).await? {
+                quarantined::Ended::Stopped => return Ok(()),
+                quarantined::Ended::ComesBack => {}
+            }
+        }
+        let Some(damage) = live(&config, join.take(), &surroundings, &stop).await? else { return Ok(()) };
+        if Note::load(data)?.is_none() {
+            quarantined::enter(data, damage, &surroundings)?;
+        }
+    }
+}
+
+/// One life of a node: until it is stopped, or finds its disk damaged (C12).
+async fn live(
+    config: &Config,
+    join: Option<JoinToken>,
+    surroundings: &Surroundings,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Damage>> {
+    let (supervisor, damage) = (Supervisor::new(), DamageWatch::default());
     let started = tokio::select! {
-        started = Box::pin(Node::start(&config, join, surroundings, &supervisor, &stop)) => started,
+        started = Box::pin(Node::start(config, join, surroundings.clone(), &supervisor, &damage, stop)) => started,
         why = supervisor.fatal() => Err(anyhow::anyhow!("{why}")),
+        found = damage.found() => Err(Damaged(found.what).into()),
     };
     let node = match started {
         Ok(node) => node,
-        // Stopped before it was up: nothing was served, nothing is owed.
-        Err(_) if stop.is_cancelled() => {
+        Err(error) => {
+            let found = Damage::in_error(&error).or(last_word(&damage).await);
             supervisor.shut_down(STOP_DEADLINE).await;
-            return Ok(());
+            return match found {
+                Some(found) => Ok(Some(found)),
+                // Stopped before it was up: nothing was served, nothing is owed.
+                None if stop.is_cancelled() => Ok(None),
+                None => Err(error),
+            };
         }
-        Err(error) => return Err(error),
     };
-    tokio::select! {
-        () = stop.cancelled() => node.stop(&supervisor).await,
-        why = supervisor.fatal() => Err(anyhow::anyhow!("this node had to end: {why}")),
-    }
+    let found = tokio::select! {
+        () = stop.cancelled() => return node.stop(&supervisor).await.map(|()| None),
+        found = damage.found() => found,
+        why = supervisor.fatal() => match last_word(&damage).await {
+            Some(found) => found,
+            None => anyhow::bail!("this node had to end: {why}"),
+        },
+    };
+    // Noted before it leaves: a crash on the way out must not bring it back.
+    quarantined::enter(&config.node.data, found.clone(), surroundings)?;
+    node.abandon(&supervisor).await;
+    Ok(Some(found))
+}
+
+/// What was found, if something was: whoever meets damage may end before the watch hears of it.
+async fn last_word(damage: &DamageWatch) -> Option<Damage> {
+    tokio::time::timeout(LAST_WORD_WITHIN, damage.found()).await.ok()
 }
 
 /// A running node.
@@ -127,10 +176,10 @@ impl Node {
         join: Option<JoinToken>,
         surroundings: Surroundings,
         supervisor: &Supervisor,
+        damage: &DamageWatch,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let data = &config.node.data;
-        create_private_folder(data)?;
         let begin = admission::begin(config, join)?;
         let admin_socket = crate::admin::bind(data)?;
         let listener = TcpListener::bind(&config.node.listen)
@@ -170,6 +219,17 @@ impl Node {
                 ended = watched => Err(ended.map_or_else(|| anyhow::anyhow!("it ended"), Into::into)),
             }
         });
+        let (watch, watched) = (damage.clone(), log.clone());
+        supervisor.spawn("damage of the log", move |stop| {
+            let (watch, watched) = (watch.clone(), watched.clone());
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = watch.follow(&watched) => {}
+                }
+                Ok(())
+            }
+        });
         let (transport, acceptor) = over_links(links.clone(), inbound, keys.clone());
         let described = own.clone();
         let member = Member::start(
@@ -179,7 +239,7 @@ impl Node {
                 roster,
                 meta_path: data.join(META_FILE),
                 log: log.clone(),
-                warm: iris_store::warm::open(engine(config)?, data)?,
+                warm: damage.over(iris_store::warm::open(engine(config)?, data)?),
                 store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
                 checkpoint_every: Duration::from_millis(config.store.checkpoint_ms),
                 retention: RetentionSettings {
@@ -323,6 +383,24 @@ impl Node {
             drain_edge,
             drain_deadline: Duration::from_millis(config.edge.drain_ms),
         })
+    }
+
+    /// Leaves because its disk is damaged (C12): leaderships go to the others, sessions are told where to go, and nothing is
+    /// written any more. What is committed meanwhile is so on a majority, of which this disk may be one, as a disk may fail at
+    /// any time; the others have it too.
+    async fn abandon(self, supervisor: &Supervisor) {
+        self.member.begin_draining();
+        self.drain_edge.cancel();
+        let handed_over = async { tokio::join!(self.leaderships.hand_over(), self.member.hand_over_meta()) };
+        // Whoever does not take one over is elected.
+        let _ = tokio::time::timeout(ABANDON_DEADLINE, handed_over).await;
+        self.edge.drained(ABANDON_DEADLINE).await;
+        self.member.abandon().await;
+        if !supervisor.shut_down(STOP_DEADLINE).await {
+            tracing::warn!("some tasks did not end in time; what was acked is safe");
+        }
+        self.log.shutdown();
+        let _ = tokio::time::timeout(LOG_CLOSE_DEADLINE, self.log.closed()).await;
     }
 
     /// Leaves in order (B7).

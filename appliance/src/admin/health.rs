@@ -33,6 +33,17 @@ pub fn assess(facts: &Facts<'_>) -> Health {
     Health { level, sentence }
 }
 
+/// Names those that count as down because they found their own disks damaged (C12): what to do differs.
+pub fn add_quarantined<'a>(health: &mut Health, nodes: impl Iterator<Item = &'a NodeStatus>) {
+    for node in nodes {
+        health.sentence.push_str(&format!(
+            " {} has found its own disk damaged and is in quarantine; it comes back by itself as a new node once the others can do \
+             without it. Don't start it again: see its `iris status`.",
+            node.name
+        ));
+    }
+}
+
 fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
     if facts.groups.is_empty() || facts.nodes.is_empty() {
         let why = "This node is not yet part of a cluster: it waits for a majority of the members. Start the others.";

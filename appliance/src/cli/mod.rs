@@ -47,7 +47,7 @@ enum Command {
     Status(status::Args),
     /// Check, show or explain the configuration.
     Config(config::Args),
-    /// Check what a stopped node has on its disk.
+    /// Check what a stopped node has on its disk, or give up what is damaged.
     Store(store::Args),
     /// Print this node's key, for the `members` of the others; makes the key if there is none yet.
     Identity(identity::Args),

@@ -5,6 +5,9 @@ use std::io::Write as _;
 use clap::Subcommand;
 use iris_appliance::admin::take_data_folder;
 use iris_appliance::cluster::check_store;
+use iris_appliance::quarantine::folder;
+use iris_appliance::quarantine::note::NOTE_NAME;
+use iris_appliance::surroundings::{Clock, SystemClock};
 use iris_store::check::AreaReport;
 use serde_json::{Value, json};
 
@@ -22,6 +25,17 @@ pub struct Args {
 enum Action {
     /// Check everything a stopped node has on disk; changes nothing, exit 1 if something is wrong.
     Check(CheckArgs),
+    /// Give up the data of a stopped node that is in quarantine: all of it is moved aside, nothing is deleted.
+    Discard(DiscardArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct DiscardArgs {
+    /// Yes, really
+    #[arg(long)]
+    confirm: bool,
+    #[command(flatten)]
+    node: LocalArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +49,41 @@ struct CheckArgs {
 
 /// Does it.
 pub fn run(args: Args) -> Outcome {
-    let Action::Check(CheckArgs { json, node }) = args.action;
+    match args.action {
+        Action::Check(args) => check(&args),
+        Action::Discard(args) => discard(&args),
+    }
+}
+
+/// Moves everything of a quarantined node aside.
+fn discard(args: &DiscardArgs) -> Outcome {
+    let data = args.node.data()?;
+    let _lock = take_data_folder(&data)?;
+    if !data.join(NOTE_NAME).exists() {
+        return Err(Failure::Failed(format!(
+            "the node of {} is in no quarantine, and only one that is has data to give up. `iris store check` tells whether its data \
+             are well",
+            data.display()
+        )));
+    }
+    if !args.confirm {
+        return Err(Failure::Failed(format!(
+            "this gives up the data of the node in {}: messages that only this node has are lost to the cluster, though all files are \
+             kept aside there. If that is meant, add --confirm",
+            data.display()
+        )));
+    }
+    let aside = folder::discard(&data, SystemClock.unix_ms())?;
+    let text = format!(
+        "This node's data are in {} now; nothing was deleted. To come back to its cluster as a new node: `iris join-token` on another \
+         machine, then `iris up --join TOKEN` here. To begin a cluster of its own: `iris up`.\n",
+        aside.display()
+    );
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn check(CheckArgs { json, node }: &CheckArgs) -> Outcome {
+    let json = *json;
     let data = node.data()?;
     // Until the end: no node starts while its files are read.
     let _lock = take_data_folder(&data)?;
@@ -48,8 +96,8 @@ pub fn run(args: Args) -> Outcome {
     }
     Err(Failure::Failed(
         "this node's data is damaged. Keep a copy of the data folder. If the other nodes of the cluster are well, start this \
-         machine with an empty folder as a new node; if it is the only node, start it and read its log: what it can't read it \
-         refuses, and changes nothing"
+         machine: what it can't read it refuses, and it comes back by itself as a new node, with these data kept aside. If it is the \
+         only node, it stays as it is and says what it needs: `iris status`"
             .to_owned(),
     ))
 }

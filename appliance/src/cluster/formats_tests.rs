@@ -25,6 +25,7 @@ use super::raft_types::{
 };
 use super::raft_wire::{decode_append, encode_append};
 use super::refused::Refused;
+use super::standing::{Standing, StandingCall};
 
 fn log_id(index: u64) -> LogId {
     LogId::new(LeaderId::new(7, NodeId(3)).to_committed(), index)
@@ -178,6 +179,12 @@ fn commands() -> Vec<(&'static str, MetaCommand)> {
     ]
 }
 
+fn replace() -> MetaCommand {
+    let mut record = record("cellar");
+    record.key = "12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV".parse().unwrap();
+    MetaCommand::Replace { old: NodeId(2), record }
+}
+
 /// The commands make the state: a fixture of it has every part.
 #[test]
 fn meta_commands_the_state_they_make_and_its_checkpoint() {
@@ -189,8 +196,23 @@ fn meta_commands_the_state_they_make_and_its_checkpoint() {
     }
     own("meta_state", &meta);
     let checkpoint = Checkpoint::new(Some(log_id(8)), membership(), &meta);
-    raft("meta_checkpoint", &checkpoint);
-    assert_eq!(Checkpoint::read(&encode(&checkpoint)).unwrap(), (Some(log_id(8)), membership(), meta));
+    // The state in it has a version of its own, and is written as the newest.
+    let today = encode(&checkpoint);
+    check_file("meta_checkpoint", 1, &today, |bytes| {
+        assert_eq!(Checkpoint::read(bytes).unwrap(), (Some(log_id(8)), membership(), meta.clone()));
+    });
+    assert_eq!(Checkpoint::read(&today).unwrap(), (Some(log_id(8)), membership(), meta.clone()));
+    own("meta_command_replace", &replace());
+    assert_eq!(meta.apply(replace()), MetaOutcome::Joined(NodeId(3)));
+    own("meta_state_replacing", &meta);
+}
+
+#[test]
+fn what_a_member_says_of_the_cluster_to_one_in_quarantine() {
+    own("standing_call", &StandingCall { what: "the Raft log is damaged".to_owned() });
+    let (cluster, ca_pem) = ("c1".to_owned(), "the CA's certificate".to_owned());
+    let (members, you) = (founded().nodes, Some(NodeId(1)));
+    own("standing", &Standing { cluster, ca_pem, members, you, yours: vec![0, 1], led: vec![1, 2] });
 }
 
 #[test]
@@ -200,6 +222,7 @@ fn calls_to_the_meta_leader() {
     own("meta_call_issue", &MetaCall::IssueToken { id: token, secret: secret.clone(), ttl_ms: 3_600_000 });
     own("meta_call_join", &MetaCall::Join { token, secret, record: record("cellar") });
     own("meta_call_placed", &MetaCall::Placed { shard: ShardId(1), voters: vec![NodeId(1)], at: 40 });
+    own("meta_call_replace", &MetaCall::Replace(record("cellar")));
     own("known_members", &Known { applied: 40, members: founded().nodes });
     own("meta_reply_joined", &MetaReply(Ok(MetaOutcome::Joined(NodeId(4)))));
     own("meta_reply_not_leader", &MetaReply(Err(Refused::NotLeader { leader: Some(NodeId(2)) })));

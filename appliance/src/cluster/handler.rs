@@ -26,6 +26,7 @@ use super::raft_wire::decode_append;
 use super::refused::Refused;
 use super::rpc::{Method, RpcHandler};
 use super::snapshots::{self, SnapshotData, SnapshotMeta, SnapshotOf};
+use super::standing::{self, QuarantinedPeers, StandingCall};
 use crate::routing::wire;
 use crate::surroundings::Clock;
 
@@ -53,6 +54,8 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub draining: Arc<AtomicBool>,
     /// The time of what is proposed for others.
     pub clock: Arc<dyn Clock>,
+    /// Members that said that they are in quarantine.
+    quarantined: QuarantinedPeers,
     /// Held while a group's snapshot is received.
     receptions: Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -67,7 +70,14 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
         draining: Arc<AtomicBool>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { meta, view, shards, draining, clock, receptions: Mutex::default() }
+        let quarantined = QuarantinedPeers::default();
+        Self { meta, view, shards, draining, clock, quarantined, receptions: Mutex::default() }
+    }
+
+    /// Members that said that they are in quarantine.
+    #[must_use]
+    pub fn quarantined(&self) -> QuarantinedPeers {
+        self.quarantined.clone()
     }
 }
 
@@ -117,6 +127,11 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
                 Method::Append | Method::Read | Method::Cursor => self.edge_call(method, ShardId(group), payload).await,
                 Method::MetaCall => proposals::answer(&self.meta, &*self.clock, from, &payload).await,
                 Method::Members => Ok(self.known_members()),
+                Method::Standing => {
+                    let call: StandingCall = versioned::decode(&payload).map_err(|error| error.to_string())?;
+                    self.quarantined.heard(from, call.what);
+                    Ok(versioned::encode(&standing::of(from, &self.view, &self.meta, &self.shards)).into())
+                }
                 Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
             }
         })

@@ -14,6 +14,7 @@ use openraft::{OptionalSend, RaftLogReader};
 
 use super::durable::{Durable, DurableMark, durable};
 use super::raft_types::{Entry, LogId, TypeConfig, Vote, decode, decode_entry, encode, encode_entry};
+use crate::quarantine::Damaged;
 
 pub(super) const VOTE_KEY: &[u8] = b"vote";
 pub(super) const PURGED_KEY: &[u8] = b"purged";
@@ -54,15 +55,14 @@ impl LogStore {
     /// There is a gap: says what to do.
     pub fn check_reaches(&self, applied: Option<u64>, what: &str) -> anyhow::Result<()> {
         let purged = Self::purged(&self.log)?.map(|id| id.index);
-        anyhow::ensure!(
-            purged <= applied,
-            "the store has {what} up to log index {}, but the log begins only behind {}: what lies between is lost on this disk. Nothing was changed. \
-             Keep the data folder, see what `iris store check` says, and let this machine join anew with an empty folder: the other nodes have \
-             what it lacks",
-            applied.unwrap_or(0),
-            purged.unwrap_or(0)
-        );
-        Ok(())
+        if purged <= applied {
+            return Ok(());
+        }
+        let (has, begins) = (applied.unwrap_or(0), purged.unwrap_or(0));
+        Err(Damaged(format!(
+            "the store has {what} up to log index {has}, but the log begins only behind {begins}: what lies between is lost on this disk"
+        ))
+        .into())
     }
 
     fn purged(log: &GroupLog) -> io::Result<Option<LogId>> {

@@ -32,6 +32,7 @@ use super::retention::RetentionSettings;
 use super::rpc::{self, RpcClients};
 use super::shards::{self, ShardKeeper, Shards};
 use super::snapshots::Outgoing;
+use super::standing::QuarantinedPeers;
 use super::transport::{Channel, PeerAcceptor, PeerTransport};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
@@ -128,6 +129,8 @@ pub struct Member {
     pub shards: Shards,
     /// What the batchers count.
     pub batches: Arc<BatchCounters>,
+    /// Members that are in quarantine.
+    pub quarantined: QuarantinedPeers,
     draining: Arc<AtomicBool>,
 }
 
@@ -178,7 +181,7 @@ impl Member {
         let clock = options.surroundings.clock.clone();
         let handler =
             PeerHandler::new(meta.clone(), meta_view.clone(), running.subscribe(), draining.clone(), clock.clone());
-        let snapshot_dir = options.snapshot_dir.clone();
+        let (snapshot_dir, quarantined) = (options.snapshot_dir.clone(), handler.quarantined());
         serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
         let proposals = Arc::new(Proposals {
@@ -263,6 +266,7 @@ impl Member {
             transport: options.transport,
             shards,
             batches,
+            quarantined,
             draining,
         })
     }
@@ -291,6 +295,15 @@ impl Member {
     /// From now on this node takes no leadership back.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops the groups as they are, writing nothing: what this disk holds is in doubt (C12).
+    pub async fn abandon(&self) {
+        for group in &self.shards.in_order() {
+            // Its task may be stuck in what is damaged; the runtime leaves it behind.
+            let _ = tokio::time::timeout(CORE_STOP_DEADLINE, group.raft.shutdown()).await;
+        }
+        let _ = tokio::time::timeout(CORE_STOP_DEADLINE, self.meta.shutdown()).await;
     }
 
     /// Stops the groups after a last checkpoint. What was acked is in the log whether or not this succeeds.
@@ -355,7 +368,7 @@ pub(super) fn watch_core<SM: openraft::storage::RaftStateMachine<TypeConfig>>(
 }
 
 /// Runs the tasks that carry calls to peers.
-fn serve_calls(supervisor: &Supervisor, transport: &Arc<dyn PeerTransport>, tasks: Vec<rpc::ClientTask>) {
+pub(super) fn serve_calls(supervisor: &Supervisor, transport: &Arc<dyn PeerTransport>, tasks: Vec<rpc::ClientTask>) {
     for task in tasks {
         let (name, task, transport) = (task.name(), Arc::new(Mutex::new(task)), transport.clone());
         supervisor.spawn(name, move |stop| {

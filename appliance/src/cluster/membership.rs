@@ -40,6 +40,8 @@ pub(super) struct Wanted {
     pub(super) voters: BTreeSet<NodeId>,
     /// Followers without a vote.
     pub(super) learners: BTreeSet<NodeId>,
+    /// Those that are members of the cluster no more: whatever they were in the group, they never answer again (C12).
+    pub(super) gone: BTreeSet<NodeId>,
 }
 
 /// Who is in a group, as its log says.
@@ -57,6 +59,7 @@ pub(super) struct Present {
 pub(super) enum Change {
     AddLearner(NodeId),
     SetVoters(BTreeSet<NodeId>),
+    RemoveLearner(NodeId),
 }
 
 /// The next change, or none: all is as wanted, or a learner has not caught up yet.
@@ -71,9 +74,25 @@ pub(super) fn next_change(now: &Present, wanted: &Wanted, caught_up: impl Fn(Nod
     if let Some(new) = wanted.voters.iter().chain(&wanted.learners).find(|node| !is_in(node)) {
         return Some(Change::AddLearner(*new));
     }
-    // One at a time: with each that votes, one more must be up for a write to be committed.
-    let ready = wanted.voters.difference(voters).find(|node| caught_up(**node))?;
-    Some(Change::SetVoters(voters.iter().copied().chain([*ready]).collect()))
+    if let Some(gone) = now.learners.iter().find(|node| wanted.gone.contains(node)) {
+        return Some(Change::RemoveLearner(*gone));
+    }
+    // One at a time: with each that votes, one more must be up for a write to be committed. For the same reason a new one takes
+    // the place of one that is gone in the same change, and one that is gone stays a voter as long as its successor learns: the
+    // others are a majority with it as well as without.
+    let gone = voters.iter().find(|node| wanted.gone.contains(node));
+    let ready = wanted.voters.difference(voters).find(|node| caught_up(**node));
+    let awaited = wanted.voters.iter().any(|node| !voters.contains(node));
+    if ready.is_none() && (gone.is_none() || awaited) {
+        return None;
+    }
+    Some(Change::SetVoters(voters.iter().filter(|node| Some(*node) != gone).chain(ready).copied().collect()))
+}
+
+/// Everybody in a group who is a member of the cluster no more.
+fn gone(now: &Present, state: &MetaState) -> BTreeSet<NodeId> {
+    let all = now.voters.iter().flatten().chain(&now.learners);
+    all.filter(|node| !state.nodes.contains_key(node)).copied().collect()
 }
 
 /// Keeps a shard's group in line with the map while this node leads it, and reports its voters, until `stop`.
@@ -93,11 +112,13 @@ pub(super) async fn keep_shard(
             }
             continue;
         }
-        let record =
-            proposals.view.borrow().as_ref().and_then(|state| state.shards.get(usize::from(group.shard.0)).cloned());
-        if let Some(record) = record {
+        let state = proposals.view.borrow().clone();
+        let record = state.and_then(|state| Some((state.shards.get(usize::from(group.shard.0)).cloned()?, state)));
+        if let Some((record, state)) = record {
             let now = present(&group.raft);
-            let wanted = Wanted { voters: record.replicas.iter().copied().collect(), learners: BTreeSet::new() };
+            let is_member = |node: &NodeId| state.nodes.contains_key(node);
+            let voters = record.replicas.iter().copied().filter(is_member).collect();
+            let wanted = Wanted { voters, learners: BTreeSet::new(), gone: gone(&now, &state) };
             let change = next_change(&now, &wanted, |node| caught_up(&group.raft, transport, node));
             match (change, now.voters.as_slice()) {
                 (Some(change), _) => make(&format!("shard {}", group.shard), &group.raft, change).await?,
@@ -128,7 +149,8 @@ pub(super) async fn tend_meta(
     let voting: Vec<NodeId> = now.voters.iter().flatten().copied().collect();
     let voters: BTreeSet<NodeId> = meta_voters(state.settled_nodes(), &voting).into_iter().collect();
     let learners = state.settled_nodes().filter(|node| !voters.contains(node)).collect();
-    match next_change(&now, &Wanted { voters, learners }, |node| caught_up(&proposals.meta, transport, node)) {
+    let gone = gone(&now, state);
+    match next_change(&now, &Wanted { voters, learners, gone }, |node| caught_up(&proposals.meta, transport, node)) {
         Some(change) => make("meta", &proposals.meta, change).await,
         None => Ok(()),
     }
@@ -179,6 +201,9 @@ async fn make<SM: RaftStateMachine<TypeConfig>>(
     let changing = async {
         match &change {
             Change::AddLearner(node) => raft.add_learner(*node, (), false).await,
+            Change::RemoveLearner(node) => {
+                raft.change_membership(ChangeMembers::RemoveNodes([*node].into()), false).await
+            }
             Change::SetVoters(voters) => {
                 raft.change_membership(ChangeMembers::ReplaceAllVoters(voters.clone()), false).await
             }
@@ -212,8 +237,24 @@ mod tests {
     }
 
     fn next(now: &Present, voters: &[u64], caught_up: &[u64]) -> Option<Change> {
-        let wanted = Wanted { voters: set(voters), learners: BTreeSet::new() };
+        let wanted = Wanted { voters: set(voters), ..Wanted::default() };
         next_change(now, &wanted, |node| caught_up.contains(&node.0))
+    }
+
+    #[test]
+    fn one_that_is_gone_makes_room_when_its_successor_has_caught_up() {
+        let wanted = |voters: &[u64]| Wanted { voters: set(voters), learners: BTreeSet::new(), gone: set(&[1, 7]) };
+        let next = |now: &Present, voters: &[u64], ready: bool| next_change(now, &wanted(voters), |_| ready);
+        let begun = now(&[&[1, 2, 3]], &[]);
+        assert_eq!(next(&begun, &[2, 3, 4], false), Some(Change::AddLearner(NodeId(4))));
+        let learning = now(&[&[1, 2, 3]], &[4]);
+        assert_eq!(next(&learning, &[2, 3, 4], false), None, "nobody votes who has not caught up");
+        assert_eq!(next(&learning, &[2, 3, 4], true), Some(Change::SetVoters(set(&[2, 3, 4]))), "never four voters");
+        // Nobody takes its place: the group does better without it.
+        assert_eq!(next(&begun, &[2, 3], false), Some(Change::SetVoters(set(&[2, 3]))));
+        assert_eq!(next(&now(&[&[2, 3]], &[7]), &[2, 3], false), Some(Change::RemoveLearner(NodeId(7))));
+        // A member that is not wanted is not taken out by this.
+        assert_eq!(next(&now(&[&[2, 3, 4]], &[]), &[2, 3], false), None);
     }
 
     #[test]
@@ -239,14 +280,17 @@ mod tests {
         /// From any membership, in whatever order learners catch up, the changes end where they should, and no voter is added that had not caught up.
         #[test]
         fn changes_end_where_they_should(wanted in prop::collection::btree_set(1u64..9, 1..6), start in 1u64..9, slow in 0usize..8) {
-            let wanted = Wanted { voters: wanted.into_iter().map(NodeId).collect(), learners: set(&[9]) };
-            let mut now = now(&[&[start]], &[]);
+            let wanted = Wanted { voters: wanted.into_iter().map(NodeId).collect(), learners: set(&[9]), gone: set(&[20, 21]) };
+            let mut now = now(&[&[start, 20]], &[21]);
             let mut patience = slow;
             for _ in 0..100 {
                 match next_change(&now, &wanted, |_| patience == 0) {
                     Some(Change::AddLearner(node)) => { now.learners.insert(node); }
+                    Some(Change::RemoveLearner(node)) => { now.learners.remove(&node); }
                     Some(Change::SetVoters(voters)) => {
-                        prop_assert_eq!(patience, 0);
+                        let more = voters.difference(&now.voters[0]).count();
+                        prop_assert!(more == 0 || patience == 0);
+                        prop_assert!(more <= 1);
                         now.learners.retain(|node| !voters.contains(node));
                         now.voters = vec![voters];
                     }
@@ -255,6 +299,7 @@ mod tests {
                 }
             }
             prop_assert!(now.voters[0].is_superset(&wanted.voters) && now.learners == set(&[9]));
+            prop_assert!(!now.voters[0].contains(&NodeId(20)), "whoever is gone");
         }
     }
 }

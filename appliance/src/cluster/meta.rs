@@ -2,12 +2,13 @@
 //! by commands from the meta log; small enough to be kept whole in memory and in one checked file per checkpoint.
 
 pub mod admission;
+mod replacing;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use iris_p2p::{PeerAddr, PeerKey};
-use iris_protocol::versioned::Versioned;
+use iris_protocol::versioned::{DecodeError, Versioned};
 use iris_protocol::vnode::vnode_of;
 use iris_protocol::{NodeId, ShardId, UserId};
 use serde::{Deserialize, Serialize};
@@ -175,11 +176,26 @@ impl MetaState {
 pub struct Meta {
     /// The state, once founded.
     pub state: Option<MetaState>,
+    /// Nodes that were given a place in another's stead and were not heard from since: whose (C12).
+    pub replacing: BTreeMap<NodeId, NodeId>,
 }
 
 impl Versioned for Meta {
     const NAME: &'static str = "meta state";
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
+
+    /// Version 3 knew of no node that takes another's place.
+    fn decode_previous(version: u8, bytes: &[u8]) -> Result<Self, DecodeError> {
+        if version != 3 {
+            return Err(DecodeError::Version { name: Self::NAME, found: version, known: Self::VERSION });
+        }
+        let malformed = |why: String| DecodeError::Malformed { name: Self::NAME, why };
+        let (state, rest) = postcard::take_from_bytes(bytes).map_err(|error| malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(malformed(format!("{} bytes left over", rest.len())));
+        }
+        Ok(Self { state, replacing: BTreeMap::new() })
+    }
 }
 
 /// One change to the meta state.
@@ -213,6 +229,13 @@ pub enum MetaCommand {
         voters: Vec<NodeId>,
         /// Index of that membership in the shard's log.
         at: u64,
+    },
+    /// A member whose disk is damaged wants to come back as a new node (C12).
+    Replace {
+        /// The member.
+        old: NodeId,
+        /// The new node: another key, and where it will be reached. Its name is the old one's.
+        record: NodeRecord,
     },
 }
 
@@ -262,7 +285,10 @@ impl Meta {
         };
         match command {
             MetaCommand::Found(_) => MetaOutcome::Unchanged,
-            MetaCommand::Describe(node, record) => MetaOutcome::changed_if(state.describe(node, record)),
+            MetaCommand::Describe(node, record) => {
+                let replaced = self.replacing.remove(&node).is_some_and(|old| state.retire(old));
+                MetaOutcome::changed_if(state.describe(node, record) || replaced)
+            }
             MetaCommand::IssueToken(new) => state.admissions.issue(new),
             MetaCommand::Join(join) => state.admissions.join(&mut state.nodes, join),
             MetaCommand::Leaf(leaf) => {
@@ -272,13 +298,15 @@ impl Meta {
             }
             MetaCommand::Place { shard, before, replicas } => state.place(shard, &before, replicas),
             MetaCommand::Placed { shard, voters, at } => state.placed(shard, voters, at),
+            MetaCommand::Replace { old, record } => state.replace(&mut self.replacing, old, record),
         }
     }
 }
 
 impl MetaState {
     fn place(&mut self, shard: ShardId, before: &[NodeId], replicas: Vec<NodeId>) -> MetaOutcome {
-        let known = replicas.iter().all(|node| self.nodes.contains_key(node));
+        // One that was there stays until its turn comes, be it a member or not.
+        let known = replicas.iter().all(|node| before.contains(node) || self.nodes.contains_key(node));
         match self.shards.get_mut(usize::from(shard.0)) {
             Some(record) if record.replicas == before && known && !replicas.is_empty() => {
                 record.replicas = replicas;

@@ -1,6 +1,7 @@
 //! The Raft groups of this node: meta and shards, their log, state machines, network and leaders. All that knows openraft is
 //! in this folder. The store and the links meet here and nowhere else.
 
+mod aloof;
 mod batch;
 mod batcher;
 mod bulk;
@@ -38,12 +39,14 @@ mod shard_machine;
 mod shard_service;
 mod shards;
 mod snapshots;
+mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
 pub mod transport;
 mod waiters;
 
+pub use aloof::Aloof;
 pub use batch::item_len;
 pub use batcher::BatchCounters;
 pub use check::check_store;
@@ -59,4 +62,5 @@ pub use retention::RetentionSettings;
 pub use rpc::{Method, RpcClients, RpcError};
 pub use shard_service::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
 pub use shards::Shards;
+pub use standing::{QuarantinedPeers, Standing, StandingCall, healthy_without};
 pub use transport::{Channel, MemberKeys, PeerTransport};

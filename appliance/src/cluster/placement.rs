@@ -40,6 +40,9 @@ pub fn next_step(state: &MetaState, up: impl Fn(NodeId) -> bool) -> Option<Step>
         return None;
     }
     let held = count(state, |record| &record.replicas);
+    if let Some(step) = successor(state, &held, &up) {
+        return Some(step);
+    }
     let wanted = nodes.min(REPLICAS_MAX);
     let short = state.shards().filter(|(_, record)| !awaited(record) && record.replicas.len() < wanted);
     // The shard with fewest copies first: it has most to lose.
@@ -56,11 +59,24 @@ pub fn next_step(state: &MetaState, up: impl Fn(NodeId) -> bool) -> Option<Step>
     (under_way == 0).then(|| lead_elsewhere(state)).flatten()
 }
 
+/// Puts another node in the place of a replica whose node is a member no more (C12), if there is one to put there.
+fn successor(state: &MetaState, held: &BTreeMap<NodeId, usize>, up: impl Fn(NodeId) -> bool) -> Option<Step> {
+    state.shards().find_map(|(shard, record)| {
+        let at = record.replicas.iter().position(|node| !state.nodes.contains_key(node))?;
+        let free = held.iter().filter(|(node, _)| up(**node) && !record.replicas.contains(node));
+        let (node, _) = free.min_by_key(|(node, held)| (**held, **node))?;
+        let mut replicas = record.replicas.clone();
+        replicas[at] = *node;
+        Some(Step { shard, before: record.replicas.clone(), replicas })
+    })
+}
+
 /// Gives one shard another preferred leader among its replicas, if that makes the leaders more even.
 fn lead_elsewhere(state: &MetaState) -> Option<Step> {
     let leads = count(state, |record| record.replicas.get(..1).unwrap_or_default());
     let of = |node: &NodeId| leads.get(node).copied().unwrap_or(0);
-    state.shards().filter(|(_, record)| record.is_settled()).find_map(|(shard, record)| {
+    let is_whole = |record: &ShardRecord| record.replicas.iter().all(|node| state.nodes.contains_key(node));
+    state.shards().filter(|(_, record)| record.is_settled() && is_whole(record)).find_map(|(shard, record)| {
         let (leader, others) = record.replicas.split_first()?;
         let at = others.iter().enumerate().min_by_key(|(_, node)| (of(node), **node)).map(|(at, _)| at + 1)?;
         (of(leader) >= of(&record.replicas[at]) + 2).then(|| {

@@ -151,3 +151,19 @@ fn the_meta_group_has_few_voters_and_keeps_those_it_has() {
     assert_eq!(voters(4, &[2, 3, 4]), [2, 3, 4]);
     assert_eq!(voters(9, &[7, 8, 9]), [1, 2, 7, 8, 9]);
 }
+
+#[test]
+fn a_node_that_came_in_anothers_place_gets_what_that_one_had() {
+    let mut state = founded(3, 8);
+    let before = state.shards.clone();
+    state.nodes.remove(&NodeId(2));
+    assert_eq!(next_step(&state, |_| true), None, "there is nobody to take them");
+    state.nodes.insert(NodeId(4), record(4));
+    assert_eq!(next_step(&state, |node| node != NodeId(4)), None, "it must be up");
+    settle(&mut state, &mut |count| count - 1);
+    for (old, new) in before.iter().zip(&state.shards) {
+        let replaced: Vec<NodeId> =
+            old.replicas.iter().map(|node| if *node == NodeId(2) { NodeId(4) } else { *node }).collect();
+        assert_eq!(new.replicas, replaced, "in its place, and nothing else moves");
+    }
+}

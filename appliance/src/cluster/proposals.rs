@@ -69,6 +69,8 @@ pub enum MetaCall {
         /// Index of that membership in the shard's log.
         at: u64,
     },
+    /// My disk is damaged: let me come back as this node. About the caller, and nobody else.
+    Replace(NodeRecord),
 }
 
 impl Versioned for MetaCall {
@@ -84,6 +86,7 @@ impl MetaCall {
             Self::IssueToken { id, secret, ttl_ms } => MetaCommand::IssueToken(NewToken { id, secret, now_ms, ttl_ms }),
             Self::Join { token, secret, record } => MetaCommand::Join(Join { token, secret, record, now_ms }),
             Self::Placed { shard, voters, at } => MetaCommand::Placed { shard, voters, at },
+            Self::Replace(record) => MetaCommand::Replace { old: from, record },
         }
     }
 }

@@ -34,7 +34,8 @@ impl Member {
                 id: *id,
                 name: record.name.clone(),
                 client: record.client.clone(),
-                up: *id == self.node || self.transport.is_up(*id),
+                // One in quarantine has a link and is of no use.
+                up: *id == self.node || self.transport.is_up(*id) && self.quarantined.what(*id).is_none(),
                 newcomer: state.as_ref().is_some_and(|state| state.admissions.is_newcomer(*id)),
                 leads: leaders.iter().filter(|leader| **leader == Some(*id)).count() as u32,
             })

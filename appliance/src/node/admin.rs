@@ -36,6 +36,9 @@ impl AdminSource for NodeAdmin {
         Box::pin(async move {
             let state = self.member.meta_view.borrow().clone();
             let (nodes, groups) = (self.member.node_statuses(), self.member.group_statuses());
+            let mut health = health::assess(&Facts { node: self.member.node, nodes: &nodes, groups: &groups });
+            let quarantined = nodes.iter().filter(|node| self.member.quarantined.what(node.id).is_some());
+            health::add_quarantined(&mut health, quarantined);
             StatusReport {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 node: self.member.node,
@@ -44,7 +47,7 @@ impl AdminSource for NodeAdmin {
                 ca_sha256: state.as_ref().and_then(|state| pki::ca_sha256(&state.pki).ok()).unwrap_or_default(),
                 listen: self.own.record().client,
                 p2p: self.links.listen_addrs().iter().map(ToString::to_string).collect(),
-                health: health::assess(&Facts { node: self.member.node, nodes: &nodes, groups: &groups }),
+                health,
                 nodes,
                 groups,
                 counters: self.counters(),

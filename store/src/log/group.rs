@@ -313,6 +313,9 @@ impl GroupLog {
             if overtaken && attempts < READ_ATTEMPTS {
                 continue;
             }
+            if let Err(error @ LogError::Corrupt { .. }) = &read {
+                self.shared().found_damage(error);
+            }
             return read.map(|head| join(head, tail, disk_end, bytes_max));
         }
     }

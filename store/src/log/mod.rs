@@ -127,7 +127,20 @@ struct Shared {
     files_bytes_max: u64,
     /// Moves before and after files are removed, so that a read which lost its file knows to look again.
     purges: AtomicU64,
+    /// The first damage that a read met.
+    damaged: watch::Sender<Option<LogError>>,
     dir: PathBuf,
+}
+
+impl Shared {
+    /// The first one stays.
+    fn found_damage(&self, error: &LogError) {
+        self.damaged.send_if_modified(|now| {
+            let first = now.is_none();
+            now.get_or_insert_with(|| error.clone());
+            first
+        });
+    }
 }
 
 /// Ends the writer with the last handle.
@@ -175,6 +188,7 @@ impl RaftLog {
             // The engine has two kinds of files, and aims at so much for one.
             files_bytes_max: options.purge_threshold_bytes.saturating_mul(2),
             purges: AtomicU64::new(0),
+            damaged: watch::Sender::new(None),
             dir: options.dir.clone(),
             engine,
         }))
@@ -210,6 +224,19 @@ impl RaftLog {
                 Ok(end) => end.clone().flatten(),
                 // The writer's thread says how it ended, even when it panicked; this is for a thread that was killed.
                 Err(_) => Some(LogError::Failed { why: "the log writer vanished".into() }),
+            }
+        }
+    }
+
+    /// Resolves when a read has met damage, with what was found: whoever asked for the entries is told the same, but may have
+    /// no way to pass it on.
+    pub fn damaged(&self) -> impl Future<Output = LogError> + Send + use<> {
+        let mut damaged = self.handle.shared.damaged.subscribe();
+        // The sender goes with the log, which met no damage then.
+        async move {
+            match damaged.wait_for(Option::is_some).await.map(|found| found.clone()) {
+                Ok(Some(error)) => error,
+                _ => std::future::pending().await,
             }
         }
     }

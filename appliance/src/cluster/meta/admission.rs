@@ -260,13 +260,11 @@ impl Admissions {
             self.newcomers.remove(&displaced);
             nodes.remove(&displaced);
         }
-        let node = NodeId(self.next_node);
-        self.next_node += 1;
+        let node = self.give_place();
         let record = join.record;
         if let Some(token) = self.tokens.get_mut(token) {
             token.used = Some(Used { node, key: record.key, name: record.name.clone(), at_ms: now_ms });
         }
-        self.newcomers.insert(node);
         nodes.insert(node, record);
         MetaOutcome::Joined(node)
     }
@@ -325,6 +323,14 @@ impl Admissions {
     #[must_use]
     pub fn is_newcomer(&self, node: NodeId) -> bool {
         self.newcomers.contains(&node)
+    }
+
+    /// The next id, for a node that was not heard from yet.
+    pub(super) fn give_place(&mut self) -> NodeId {
+        let node = NodeId(self.next_node);
+        self.next_node += 1;
+        self.newcomers.insert(node);
+        node
     }
 
     /// Whether an id was ever given to a node, which may be gone since.

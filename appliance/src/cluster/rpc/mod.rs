@@ -57,11 +57,13 @@ pub enum Method {
     MetaCall = 14,
     /// Who is in the cluster, as the asked node knows.
     Members = 15,
+    /// How the cluster stands without the caller, which is in quarantine (C12).
+    Standing = 20,
 }
 
 impl Method {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Method; 10] = [
+        const ALL: [Method; 11] = [
             Method::AppendEntries,
             Method::Vote,
             Method::PreVote,
@@ -72,6 +74,7 @@ impl Method {
             Method::WillLead,
             Method::MetaCall,
             Method::Members,
+            Method::Standing,
         ];
         ALL.into_iter().find(|method| *method as u8 == byte)
     }

@@ -1,0 +1,69 @@
+//! The note of a quarantine, in the data folder: what was found, and how far the way back is. As long as it is there no start goes
+//! on with these data. Written before anything else is done about the damage, and moved away with the old data as the last step.
+
+use std::path::Path;
+
+use anyhow::Context;
+use iris_protocol::versioned::{self, Versioned};
+use iris_store::{read_checked, write_checked};
+use serde::{Deserialize, Serialize};
+
+/// The note's name in the data folder.
+pub const NOTE_NAME: &str = "quarantine";
+const FILE_VERSION: u16 = 1;
+
+/// A quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What is damaged, as its finder said it.
+    pub what: String,
+    /// When it was found, in Unix milliseconds by this node's clock.
+    pub found_ms: u64,
+    /// How far the way back is.
+    pub stage: Stage,
+}
+
+/// How far the way back is. Each step may be begun again after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The node serves nobody, and asks for a new place as soon as the others can do without it. What it would come back with is
+    /// in a folder of its own.
+    Waiting,
+    /// It has a new place, which is noted there; the old data are being moved into this folder.
+    MovingAside(String),
+    /// They are all there; the new place is being taken up.
+    TakingUp(String),
+}
+
+impl Versioned for Note {
+    const NAME: &'static str = "quarantine note";
+    const VERSION: u8 = 1;
+}
+
+impl Note {
+    /// Reads it; `None` if this folder is in no quarantine.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn load(data: &Path) -> anyhow::Result<Option<Self>> {
+        let path = data.join(NOTE_NAME);
+        match read_checked(&path)? {
+            None => Ok(None),
+            Some((FILE_VERSION, bytes)) => {
+                Ok(Some(versioned::decode(&bytes).with_context(|| format!("{} can't be read", path.display()))?))
+            }
+            Some((other, _)) => anyhow::bail!(
+                "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
+                path.display()
+            ),
+        }
+    }
+
+    /// Writes it; durable when it returns.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn save(&self, data: &Path) -> anyhow::Result<()> {
+        Ok(write_checked(&data.join(NOTE_NAME), FILE_VERSION, &versioned::encode(self))?)
+    }
+}
