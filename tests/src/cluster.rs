@@ -221,6 +221,14 @@ impl Cluster {
         running.iter().try_for_each(|index| self.nodes[*index].reap())
     }
 
+    /// Waits until a node ends by itself; its log says why.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn wait_ended(&mut self, index: usize) -> anyhow::Result<std::process::ExitStatus> {
+        self.nodes[index].wait_ended(READY_DEADLINE).await
+    }
+
     /// Makes the fsyncs of every lossy node do nothing from now on.
     ///
     /// # Errors

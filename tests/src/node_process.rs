@@ -166,7 +166,15 @@ impl NodeProcess {
     /// It does not run, or the deadline passed.
     pub async fn terminate(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         kill_process(Pid::from_child(self.child()?), Signal::TERM)?;
-        let what = format!("node {} to end after SIGTERM", self.id);
+        self.wait_ended(deadline).await.context("after SIGTERM")
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It does not run, or the deadline passed.
+    pub async fn wait_ended(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        let what = format!("node {} to end by itself", self.id);
         let ended = wait_for(&what, deadline, async || match self.ended_by_itself() {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err("it still runs".into()),
@@ -177,6 +185,23 @@ impl NodeProcess {
         self.client_port.hold();
         self.p2p_port.hold();
         Ok(status)
+    }
+
+    /// Removes everything in its data folder save its key: what is left when a disk is replaced and the key was kept.
+    ///
+    /// # Errors
+    /// It runs, or the folder can't be emptied.
+    pub fn empty_disk(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.child.is_none(), "node {} runs", self.id);
+        for entry in std::fs::read_dir(&self.data)? {
+            let (entry, key) = (entry?, std::ffi::OsStr::new("identity.key"));
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false if entry.file_name() == key => {}
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
     }
 
     /// Sends SIGUSR1, which means something to the lossy node only.

@@ -16,6 +16,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use tokio::sync::watch;
 
+use super::beginning::Beginning;
 use super::bulk::{Installer, Reception};
 use super::group::ShardGroup;
 use super::meta_machine::{HasMetaState, MetaView};
@@ -32,6 +33,9 @@ use crate::surroundings::Clock;
 
 /// The meta group's number on the wire; shards follow.
 pub const META_GROUP: u16 = 0;
+
+/// What a node says to Raft's calls until it knows that it has forgotten nothing.
+const MAY_HAVE_FORGOTTEN: &str = "it does not know yet whether its disk is new or was emptied";
 
 /// A shard's number on the wire.
 #[must_use]
@@ -56,6 +60,8 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub clock: Arc<dyn Clock>,
     /// Members that said that they are in quarantine.
     quarantined: QuarantinedPeers,
+    /// Whether this node may take part in the meta group.
+    beginning: Arc<Beginning>,
     /// Held while a group's snapshot is received.
     receptions: Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -69,9 +75,10 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
         shards: watch::Receiver<ShardGroups>,
         draining: Arc<AtomicBool>,
         clock: Arc<dyn Clock>,
+        beginning: Arc<Beginning>,
     ) -> Self {
         let quarantined = QuarantinedPeers::default();
-        Self { meta, view, shards, draining, clock, quarantined, receptions: Mutex::default() }
+        Self { meta, view, shards, draining, clock, quarantined, beginning, receptions: Mutex::default() }
     }
 
     /// Members that said that they are in quarantine.
@@ -84,6 +91,7 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
 impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer for PeerHandler<SM> {
     fn begin(&self, group: u16) -> Result<(Vote, Reception), String> {
         let vote = match group {
+            META_GROUP if !self.beginning.is_open() => return Err(MAY_HAVE_FORGOTTEN.to_owned()),
             META_GROUP => self.meta.metrics().borrow_watched().vote,
             _ => self.shard(group)?.raft.metrics().borrow_watched().vote,
         };
@@ -119,6 +127,9 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
             match method {
                 Method::AppendEntries | Method::Vote | Method::PreVote | Method::TransferLeader => {
                     if group == META_GROUP {
+                        if !self.beginning.is_open() {
+                            return Err(MAY_HAVE_FORGOTTEN.to_owned());
+                        }
                         return raft_call(&self.meta, method, payload).await;
                     }
                     let shard = self.shard(group)?;
@@ -131,6 +142,10 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
                     let call: StandingCall = versioned::decode(&payload).map_err(|error| error.to_string())?;
                     self.quarantined.heard(from, call.what);
                     Ok(versioned::encode(&standing::of(from, &self.view, &self.meta, &self.shards)).into())
+                }
+                Method::Beginning => {
+                    self.beginning.asked_by(from);
+                    Ok(self.known_members())
                 }
                 Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
             }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::BatchCounters;
+use super::beginning::Beginning;
 use super::bulk;
 use super::controller;
 use super::founding;
@@ -179,8 +180,17 @@ impl Member {
         let shards = Shards::new(running.subscribe());
         let draining = Arc::new(AtomicBool::new(false));
         let clock = options.surroundings.clock.clone();
-        let handler =
-            PeerHandler::new(meta.clone(), meta_view.clone(), running.subscribe(), draining.clone(), clock.clone());
+        // Whoever was let in, or holds the state, has nothing to find out.
+        let knows = options.founding.is_none() || meta_view.borrow().is_some();
+        let beginning = Arc::new(if knows { Beginning::known() } else { Beginning::unknown() });
+        let handler = PeerHandler::new(
+            meta.clone(),
+            meta_view.clone(),
+            running.subscribe(),
+            draining.clone(),
+            clock.clone(),
+            beginning.clone(),
+        );
         let (snapshot_dir, quarantined) = (options.snapshot_dir.clone(), handler.quarantined());
         serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
@@ -196,6 +206,12 @@ impl Member {
         keep_roster(supervisor, &proposals, &options.transport, options.roster);
         let state = match options.founding {
             Some(configured) => {
+                if !beginning.is_open() {
+                    let mut others: BTreeSet<NodeId> = configured.nodes.keys().copied().collect();
+                    others.remove(&options.node);
+                    let has_log = meta.is_initialized().await?;
+                    beginning.find_out(options.node, &others, has_log, &clients, stop).await?;
+                }
                 founding::spawn(supervisor, &meta, &meta_view, configured.clone());
                 let state = founding::wait_until_founded(options.node, &meta_view, stop).await?;
                 founding::check_members(&configured, &state)?;

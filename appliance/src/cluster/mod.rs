@@ -4,6 +4,7 @@
 mod aloof;
 mod batch;
 mod batcher;
+mod beginning;
 mod bulk;
 mod check;
 mod checkpointer;

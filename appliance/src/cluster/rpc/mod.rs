@@ -58,12 +58,14 @@ pub enum Method {
     /// Who is in the cluster, as the asked node knows.
     Members = 15,
     /// How the cluster stands without the caller, which is in quarantine (C12).
-    Standing = 20,
+    Standing = 17,
+    /// The same, from a member that knows of no cluster yet, to one that may.
+    Beginning = 16,
 }
 
 impl Method {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Method; 11] = [
+        const ALL: [Method; 12] = [
             Method::AppendEntries,
             Method::Vote,
             Method::PreVote,
@@ -75,6 +77,7 @@ impl Method {
             Method::MetaCall,
             Method::Members,
             Method::Standing,
+            Method::Beginning,
         ];
         ALL.into_iter().find(|method| *method as u8 == byte)
     }
