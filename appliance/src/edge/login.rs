@@ -8,7 +8,7 @@ use iris_protocol::{DeviceId, NodeId, UserId};
 
 use super::session::End;
 use super::{EdgeRouter, Shared};
-use crate::auth::token::{self, Login};
+use crate::auth::token::{self, Login, TokenRefused};
 use crate::cluster::MetaView;
 use crate::surroundings::Surroundings;
 
@@ -33,6 +33,10 @@ pub(super) enum NotAdmitted {
     /// It is refused; the text is for the log.
     #[error("{0}")]
     Refused(String),
+    /// It says it begins later than this node's clock shows. Either may be wrong, and a machine without a battery boots in 1970:
+    /// a node that took its own clock for the truth would turn good clients away for good.
+    #[error("by this node's clock the token is not valid yet")]
+    TooEarly,
     /// Nobody can be judged yet.
     #[error("the node does not belong to a cluster yet")]
     NotFounded,
@@ -48,8 +52,10 @@ pub(super) struct ClusterGate {
 impl Gate for ClusterGate {
     fn admit(&self, text: &str) -> Result<Login, NotAdmitted> {
         let state = self.meta.borrow().clone().ok_or(NotAdmitted::NotFounded)?;
-        token::verify(&state, text, self.surroundings.clock.unix_ms())
-            .map_err(|refused| NotAdmitted::Refused(refused.to_string()))
+        token::verify(&state, text, self.surroundings.clock.unix_ms()).map_err(|refused| match refused {
+            TokenRefused::NotYetValid => NotAdmitted::TooEarly,
+            other => NotAdmitted::Refused(other.to_string()),
+        })
     }
 
     fn other_addresses(&self) -> Vec<String> {
@@ -78,6 +84,12 @@ impl<R: EdgeRouter> Shared<R> {
         }
         let login = self.gate.admit(&token).map_err(|error| match error {
             NotAdmitted::NotFounded => End::error(Code::ShuttingDown, error.to_string()),
+            // Not final: the client goes to another node, or comes again.
+            NotAdmitted::TooEarly => {
+                self.counters.auth_failed.one();
+                tracing::warn!(%peer, "a login was put off: the token is not valid yet by this machine's clock; is it right?");
+                End::error(Code::ShuttingDown, error.to_string())
+            }
             NotAdmitted::Refused(why) => {
                 self.counters.auth_failed.one();
                 // The stranger learns nothing; the operator does, here and nowhere else.

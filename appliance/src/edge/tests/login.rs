@@ -51,6 +51,15 @@ async fn a_bad_token_learns_nothing_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_begins_later_than_this_clock_shows_sends_the_client_elsewhere() {
+    let mut node = Node::connected(4_096, |_| {});
+    node.client.say_all(&[hello("early")]).await;
+    node.client.hears_error(Code::ShuttingDown).await;
+    assert!(Code::ShuttingDown.is_retryable(), "the client tries another node");
+    assert_eq!((counters(&node).auth_failed, counters(&node).sessions), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_versions_and_other_first_frames_are_refused() {
     let (token, software) = ("bob".to_owned(), String::new());
     let other = ClientFrame::Hello { version_min: 3, version_max: 4, token, device: None, software };

@@ -128,6 +128,9 @@ impl Gate for FakeGate {
         if token == "bad" {
             return Err(NotAdmitted::Refused("a secret reason".into()));
         }
+        if token == "early" {
+            return Err(NotAdmitted::TooEarly);
+        }
         let (user, device) = token.split_once('/').map_or((token, None), |(user, device)| (user, Some(device)));
         let device = device.map(|device| DeviceId::new(device).unwrap());
         Ok(Login { user: UserId::new(user).unwrap(), device })
