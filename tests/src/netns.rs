@@ -4,6 +4,7 @@
 //!
 //! Needs root and iproute2. A test that can't have it says so with [`unavailable`] and shows nothing.
 
+mod detour;
 mod filter;
 mod uplink;
 

@@ -234,6 +234,16 @@ impl NodeProcess {
         std::fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
     }
 
+    /// The first number behind this text in its log.
+    #[must_use]
+    pub fn logged_behind(&self, text: &str) -> Option<u64> {
+        let log = std::fs::read(&self.log).ok()?;
+        let log = String::from_utf8_lossy(&log);
+        let (_, rest) = log.split_once(text)?;
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
+        rest[..digits].parse().ok()
+    }
+
     /// How often its log has this text.
     #[must_use]
     pub fn count_logged(&self, text: &str) -> usize {

@@ -13,7 +13,8 @@ use crate::ports::Port;
 
 /// Ports of a node that has a machine to itself: those of the product.
 const CLIENT_PORT: u16 = 8443;
-const P2P_PORT: u16 = 8444;
+/// For peers.
+pub const P2P_PORT: u16 = 8444;
 
 /// Where a node runs.
 #[derive(Debug, Default)]

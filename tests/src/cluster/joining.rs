@@ -1,6 +1,7 @@
 //! Clusters that grow: one node founds, the others join with tokens. Ids are given in the order of joining, so a node's index
 //! is its id less one here too, as long as nobody is removed.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -107,5 +108,28 @@ impl Cluster {
             }
         })
         .await
+    }
+
+    /// The same for machines that were started together: they are let in in some order, and get their indices by it.
+    ///
+    /// # Errors
+    /// As [`Self::wait_joined`].
+    pub async fn wait_joined_together(&mut self, indices: RangeInclusive<usize>) -> anyhow::Result<()> {
+        let joiners = &mut self.nodes[indices];
+        wait_for("the new nodes to be let in", JOIN_DEADLINE, async || {
+            for node in joiners.iter_mut() {
+                match (node.logged_behind(JOINED), node.ended_by_itself().map_err(|error| format!("{error:#}"))?) {
+                    (Some(id), _) => node.id = NodeId(id),
+                    (None, Some(status)) => {
+                        return Err(NotYet::never(format!("one ended with {status}\n{}", node.log_tail())));
+                    }
+                    (None, None) => return Err(format!("{} was not let in yet", node.data.display()).into()),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        joiners.sort_by_key(|node| node.id);
+        Ok(())
     }
 }

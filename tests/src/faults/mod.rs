@@ -6,13 +6,19 @@
 //! not, so that a replay meets the same faults, not the same interleaving.
 
 pub mod audit;
+pub mod ballast;
 pub mod bed;
+pub mod clock;
+pub mod far;
 pub mod ground;
 pub mod load;
 pub mod outcome;
+pub mod partition;
+pub mod probe;
 pub mod python;
 pub mod rows;
 pub mod run;
+pub mod vitals;
 
 use std::path::Path;
 

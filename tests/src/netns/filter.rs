@@ -46,7 +46,7 @@ impl Machine {
         self.nft("flush set inet faults cut\n")
     }
 
-    fn nft(&self, rules: &str) -> anyhow::Result<()> {
+    pub(super) fn nft(&self, rules: &str) -> anyhow::Result<()> {
         let mut command = self.command(Path::new("nft"));
         command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("running `nft` (is nftables installed?)")?;

@@ -1,11 +1,27 @@
 //! The rows, one a file, in the order of the battery.
 
+mod cascade;
+mod clock;
+mod latency;
 mod leader_kill9;
+mod membership_churn;
+mod partition;
+mod sigstop_leader;
+mod sigterm;
 
 use super::Row;
 
 /// All of them.
-pub const ALL: &[Row] = &[leader_kill9::ROW];
+pub const ALL: &[Row] = &[
+    leader_kill9::ROW,
+    clock::ROW,
+    partition::ROW,
+    sigstop_leader::ROW,
+    membership_churn::ROW,
+    cascade::ROW,
+    sigterm::ROW,
+    latency::ROW,
+];
 
 /// The row of this name.
 #[must_use]
