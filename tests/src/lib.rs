@@ -25,6 +25,8 @@ pub mod raw;
 pub mod replicas;
 pub mod scenario;
 pub mod seed;
+#[cfg(feature = "simulation")]
+pub mod sim;
 pub mod traffic;
 pub mod verify;
 pub mod wait;

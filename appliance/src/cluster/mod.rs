@@ -42,6 +42,9 @@ mod shards;
 mod snapshots;
 mod standing;
 mod status;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod transport;

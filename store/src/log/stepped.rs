@@ -45,7 +45,7 @@ impl RaftLog {
 
 impl LogStepper {
     /// Resolves when there may be something to write.
-    pub async fn news(&self) {
+    pub async fn news(&mut self) {
         self.shared.queue.news.notified().await;
     }
 
