@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use iris_client::{NodeId, Outgoing, UserId};
 use iris_protocol::admin::{HealthLevel, StatusReport};
 use iris_tests::cluster::{Cluster, Options};
@@ -170,10 +172,10 @@ async fn damage_met_while_running_quarantines_and_nobody_is_served_what_is_damag
     }
     // Whoever reads is served by the others, in the end.
     let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
-    let data = cluster.node(others[0]).data.clone();
+    let (data, wanted) = (cluster.node(others[0]).data.clone(), STANDARD.encode(&needle));
     let read = wait_for("all messages to be read", DEADLINE, async || {
         let read = run(&["tail", "--data", data.to_str().unwrap(), "--as", "alice", "--from", "0", "--json"]).await;
-        let bodies = read.json().iter().filter(|line| line["body"] == needle.as_str()).count();
+        let bodies = read.json().iter().filter(|line| line["body_base64"] == wanted.as_str()).count();
         if read.code == Some(0) && bodies == 20 { Ok(bodies) } else { Err(format!("{bodies} of 20").into()) }
     });
     read.await.unwrap();

@@ -118,7 +118,10 @@ pub(super) async fn keep_shard(
             let now = present(&group.raft);
             let is_member = |node: &NodeId| state.nodes.contains_key(node);
             let voters = record.replicas.iter().copied().filter(is_member).collect();
-            let wanted = Wanted { voters, learners: BTreeSet::new(), gone: gone(&now, &state) };
+            // As long as the map names one that is gone, its successor is still to be named.
+            let mut gone = gone(&now, &state);
+            gone.retain(|node| !record.replicas.contains(node));
+            let wanted = Wanted { voters, learners: BTreeSet::new(), gone };
             let change = next_change(&now, &wanted, |node| caught_up(&group.raft, transport, node));
             match (change, now.voters.as_slice()) {
                 (Some(change), _) => make(&format!("shard {}", group.shard), &group.raft, change).await?,

@@ -9,6 +9,7 @@ mod check;
 mod engine;
 mod error;
 mod group;
+mod marked;
 mod overlay;
 mod queue;
 mod read;
@@ -41,8 +42,10 @@ pub use stepped::{LogStepper, Step};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use {engine::Bounds, record::Record};
 
+use crate::checked_file::create_private_dir;
 use engine::Engine;
 use group::Group;
+use marked::MarkedFs;
 use queue::Queue;
 use read::Reader;
 use stats::Counters;
@@ -156,7 +159,16 @@ impl RaftLog {
     /// # Errors
     /// The folder can't be used, another process has it, or what is there is damaged.
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
-        Self::open_with(options, Arc::new(DefaultFileSystem))
+        let dir = options.dir.clone();
+        create_private_dir(&dir).map_err(|error| LogError::io(&dir, "creating the log's folder", &error))?;
+        let fs = Arc::new(MarkedFs::new(DefaultFileSystem, &dir));
+        match Self::open_with(options, fs.clone()) {
+            Ok(log) => {
+                fs.recovered();
+                Ok(log)
+            }
+            Err(error) => Err(fs.refused().map_or(error, |why| LogError::corrupt(&dir, &why))),
+        }
     }
 
     /// Opens or creates the log on a file system of the caller's: the seam for fault tests.

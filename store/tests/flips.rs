@@ -1,0 +1,225 @@
+//! One flipped bit, anywhere in what was synced (C12): a node that starts on it either says that it is damaged, or finds exactly
+//! what was written. Log and both engines, a stopped store; which bits is the seed's business.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use common::{append, entries, options, wait};
+use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId};
+use iris_store::warm::{Engine, Verified};
+use iris_store::{
+    GroupId, Item, LogError, NewMessage, RaftLog, ShardStore, StoreError, StoreOptions, encode_batch, warm,
+};
+
+/// Bits flipped of each store: an exhaustive run takes all of them.
+fn flips() -> usize {
+    std::env::var("IRIS_FLIPS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+}
+
+/// Every file and its content.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() {
+            all.extend(contents(&path));
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            all.insert(path, bytes);
+        }
+    }
+    all
+}
+
+fn write(files: &BTreeMap<PathBuf, Vec<u8>>, from: &Path, to: &Path) {
+    for (path, bytes) in files {
+        let target = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::write(target, bytes).unwrap();
+    }
+}
+
+/// Some of all bits of all files: which, by a small generator of their number.
+fn chosen(files: &BTreeMap<PathBuf, Vec<u8>>, count: usize) -> Vec<(PathBuf, usize, u8)> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut bits = Vec::new();
+    // Every file its share: a small one is as needed as a large one.
+    let with_content: Vec<_> = files.iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+    for (path, bytes) in &with_content {
+        for _ in 0..count / with_content.len() {
+            bits.push(((*path).clone(), next(bytes.len()), next(8) as u8));
+        }
+    }
+    bits
+}
+
+/// What reading all of it came to: damage, or what it holds.
+type Read<T> = Result<T, String>;
+
+/// Flips bits and reads; fails with every bit that went unnoticed and changed something.
+fn check<T: PartialEq + std::fmt::Debug>(dir: &Path, read: impl Fn(&Path) -> Read<T>) -> (usize, usize) {
+    let files = contents(dir);
+    let copy = tempfile::tempdir().unwrap();
+    let at = |n: usize| copy.path().join(n.to_string());
+    write(&files, dir, &at(0));
+    let right = read(&at(0)).expect("undamaged, it is read");
+    let (mut missed, mut found) = (Vec::new(), 0);
+    let bits = chosen(&files, flips());
+    for (n, (path, byte, bit)) in bits.iter().enumerate() {
+        let mut damaged = files.clone();
+        damaged.get_mut(path).unwrap()[*byte] ^= 1 << bit;
+        let copied = at(n + 1);
+        write(&damaged, dir, &copied);
+        match read(&copied) {
+            Err(_) => found += 1,
+            Ok(content) if content == right => {}
+            Ok(_) => missed.push(format!("{} byte {byte} bit {bit}", path.strip_prefix(dir).unwrap().display())),
+        }
+        std::fs::remove_dir_all(copied).unwrap();
+    }
+    assert_eq!(missed, Vec::<String>::new(), "of {} bits, {found} were found", bits.len());
+    (bits.len(), found)
+}
+
+type LogContent = Vec<(u64, Vec<u64>, Option<Vec<u8>>)>;
+
+fn read_log(dir: &Path) -> Read<LogContent> {
+    let text = |error: LogError| match error {
+        LogError::Corrupt { .. } => error.to_string(),
+        other => panic!("told as something else than damage: {other}"),
+    };
+    let log = RaftLog::open(options(dir)).map_err(text)?;
+    let mut content = Vec::new();
+    for id in [1, 100, 101] {
+        let group = log.group(GroupId(id));
+        let vote = group.get(b"vote").map_err(text)?;
+        let (mut begin, mut found) = (group.first_index().unwrap_or(0), Vec::new());
+        loop {
+            let some = group.read(begin..u64::MAX, 1 << 16).map_err(text)?;
+            let Some(last) = some.last() else { break };
+            begin = last.index + 1;
+            for entry in &some {
+                assert_eq!(entry.bytes, entries(entry.index..entry.index + 1, "body")[0].bytes, "served damaged");
+                found.push(entry.index);
+            }
+        }
+        content.push((id, found, vote));
+    }
+    log.shutdown();
+    Ok(content)
+}
+
+#[tokio::test]
+async fn any_flipped_bit_of_a_synced_log_is_found_or_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut small = options(dir.path());
+    small.segment_bytes = 4 << 10;
+    let log = RaftLog::open(small).unwrap();
+    for round in 0..20u64 {
+        for id in [1, 100, 101] {
+            let group = log.group(GroupId(id));
+            append(&group, entries(round * 5 + 1..round * 5 + 6, "body")).await;
+            group.put(b"vote", format!("term {round}").into_bytes()).await.unwrap();
+        }
+    }
+    log.group(GroupId(100)).purge_to(40).await.unwrap();
+    log.group(GroupId(101)).truncate_after(Some(90)).await.unwrap();
+    // The last synced record is a vote: to take it for a torn write would be to vote twice.
+    log.group(GroupId(1)).put(b"vote", b"term 99".to_vec()).await.unwrap();
+    // As a killed process leaves it.
+    let killed = tempfile::tempdir().unwrap();
+    write(&contents(dir.path()), dir.path(), killed.path());
+    log.shutdown();
+    assert!(wait(log.closed()).await.is_none());
+    drop(log);
+    for folder in [killed.path(), dir.path()] {
+        let (bits, found) = check(folder, read_log);
+        assert!(found * 2 > bits, "{found} of {bits}: most bits are needed");
+    }
+}
+
+fn message(n: u64) -> Item {
+    let user = |n: u64| UserId::new(format!("user{n}")).unwrap();
+    Item::Message(NewMessage {
+        sender: user(n % 3),
+        key: MessageKey(u128::from(n).to_be_bytes()),
+        recipient: user(n % 7),
+        kind: 1,
+        stamp: EntryId(1_000 + n),
+        body: Bytes::from(format!("needle {n:04} {}", "x".repeat(n as usize % 90))),
+    })
+}
+
+fn write_warm(engine: Engine, data: &Path) {
+    let tier = warm::open(engine, data).unwrap();
+    for shard in [1, 2] {
+        let store = ShardStore::open(tier.clone(), ShardId(shard), StoreOptions::default()).unwrap();
+        for round in 0..4 {
+            let items: Vec<Item> = (round * 100..round * 100 + 100).map(message).collect();
+            store.apply(2 * round + 1, Bytes::from_static(b"id"), &encode_batch(&items)).unwrap();
+            let (user, device) = (UserId::new("user1").unwrap(), DeviceId::new("phone").unwrap());
+            let cursor = Item::Cursor { user, device, cursor: EntryId(1_001 + round), seen: EntryId(1) };
+            store.apply(2 * round + 2, Bytes::from_static(b"id"), &encode_batch(&[cursor])).unwrap();
+            store.checkpoint().unwrap();
+        }
+    }
+}
+
+/// Everything a replica is made of, by shard, as text.
+fn read_warm(engine: Engine, data: &Path) -> Read<Vec<String>> {
+    let text = |error: StoreError| match error {
+        StoreError::Corrupt { .. } => error.to_string(),
+        other => panic!("told as something else than damage: {other}"),
+    };
+    let read = || {
+        let tier = warm::open(engine, data).map_err(text)?;
+        let mut content = Vec::new();
+        let mut damage = None;
+        // What the check in the background of a running node sees.
+        tier.verify(&mut |verified| {
+            if let Verified::Damaged(finding) = verified {
+                damage = Some(format!("{}: {}", finding.what, finding.why));
+            }
+        })
+        .map_err(text)?;
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
+        for shard in [1, 2] {
+            let store = ShardStore::open(tier.clone(), ShardId(shard), StoreOptions::default()).map_err(text)?;
+            content.push(format!("{:?} {:?}", store.applied(), store.last_stamp()));
+            let Some(mut view) = tier.view(ShardId(shard)).map_err(text)? else { continue };
+            view.each(&mut |record| {
+                content.push(format!("{shard} {record:?}"));
+                Ok(())
+            })
+            .map_err(text)?;
+        }
+        Ok(content)
+    };
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[test]
+fn any_flipped_bit_of_a_synced_sqlite_store_is_found_or_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_warm(Engine::Sqlite, dir.path());
+    check(dir.path(), |data| read_warm(Engine::Sqlite, data));
+}
+
+#[test]
+fn any_flipped_bit_of_a_synced_sled_store_is_found_or_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_warm(Engine::Sled, dir.path());
+    check(dir.path(), |data| read_warm(Engine::Sled, data));
+}
