@@ -13,7 +13,10 @@ FAULTS_ARGS ?=
 SECONDS ?= 60
 TARGET ?=
 
-.PHONY: up test demo bench faults fuzz check clean
+SCHEDULES ?= 1000
+SIM_ARGS ?=
+
+.PHONY: up test demo bench faults fuzz sim check clean
 
 # Builds Iris, starts one node with no config file and its data in a folder of its own. Ctrl-C stops it cleanly.
 up:
@@ -43,6 +46,12 @@ faults:
 # Looks for inputs that break a decoder's promises, longer than `make test` does: make fuzz [TARGET=session] [SECONDS=600].
 fuzz:
 	@SECONDS_EACH=$(SECONDS) ./scripts/fuzz $(TARGET)
+
+# A whole cluster in one thread and virtual time, under seeded schedules of faults: make sim [SEED=7] [SCHEDULES=1000]
+# [SIM_ARGS=--week]. It stops at the first broken promise and prints the command that replays it.
+sim:
+	$(CARGO) build --release --locked -p iris-tests --features simulation --bin sim
+	@./target/release/sim --seed $(or $(SEED),1) --schedules $(SCHEDULES) $(SIM_ARGS)
 
 # What a developer runs between edits.
 check:

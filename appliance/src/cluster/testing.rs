@@ -19,6 +19,8 @@ pub struct GroupSeen {
     pub applied: Option<(u64, Bytes)>,
     /// Term and node of the leader that put it there.
     pub applied_by: Option<(u64, NodeId)>,
+    /// The term in which this node says it may propose and answer reads.
+    pub serves_in: Option<u64>,
     /// The last index in the log.
     pub last_index: Option<u64>,
 }
@@ -27,7 +29,11 @@ pub struct GroupSeen {
 #[must_use]
 pub fn groups(member: &Member) -> Vec<GroupSeen> {
     let shards = member.shards.in_order();
-    let shards = shards.iter().map(|group| seen(format!("shard {}", group.shard), &group.raft));
+    let shards = shards.iter().map(|group| {
+        let seen = seen(format!("shard {}", group.shard), &group.raft);
+        let serves_in = group.leadership.borrow().ready.then(|| group.raft.metrics().borrow_watched().current_term);
+        GroupSeen { serves_in, ..seen }
+    });
     std::iter::once(seen("meta".to_owned(), &member.meta)).chain(shards).collect()
 }
 
@@ -38,6 +44,7 @@ fn seen<SM: RaftStateMachine<TypeConfig>>(group: String, raft: &Raft<TypeConfig,
         group,
         applied: now.last_applied.map(|id| (id.index, Bytes::from(encode(&id)))),
         applied_by: now.last_applied.map(|id| (id.committed_leader_id().term, id.committed_leader_id().node_id)),
+        serves_in: None,
         last_index: now.last_log_index,
     }
 }

@@ -67,8 +67,20 @@ pub struct World {
     folder: PathBuf,
     /// Places that a node was given by the cluster, and that no machine has taken yet.
     admitted: Arc<std::sync::Mutex<Vec<Place>>>,
-    joining: u64,
+    joining: Vec<Joining>,
+    tokens: u64,
 }
+
+/// A node that is to be let in.
+#[derive(Clone)]
+struct Joining {
+    token: u64,
+    record: NodeRecord,
+    asked_at_ms: u64,
+}
+
+/// After this long another node is asked to let it in: the first may have died with the answer.
+const ASK_AGAIN_MS: u64 = 10_000;
 
 /// A node's own random source.
 struct NodeRandom(std::sync::Mutex<StdRng>);
@@ -107,7 +119,8 @@ impl World {
             boots: 0,
             folder: folder.to_owned(),
             admitted: Arc::default(),
-            joining: 0,
+            joining: Vec::new(),
+            tokens: 0,
             plan,
         };
         let founders: Vec<NodeId> = (1..=world.plan.founders).map(NodeId).collect();
@@ -308,19 +321,35 @@ impl World {
     fn join_next(&mut self) -> anyhow::Result<()> {
         let placed = std::mem::take(&mut *self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for place in placed {
+            self.joining.retain(|joining| joining.record.key != place.record.key);
+            if self.machines.iter().any(|machine| machine.place.node == place.node) {
+                continue;
+            }
             self.trace.note(self.now_ms, &format_args!("joined {}", place.node));
             self.add_machine(place)?;
         }
         let due = self.plan.joins.iter().filter(|at_ms| **at_ms <= self.now_ms).count() as u64;
-        if self.joining < due
-            && let Some(machine) = self.machines.iter().find(|machine| machine.member().is_some())
-            && let (Some(host), Some(member)) = (&machine.host, machine.member())
-        {
-            self.joining += 1;
-            let (admitted, token) = (self.admitted.clone(), self.joining);
-            host.spawn(async move { admit(&member, token, &admitted).await });
+        if self.tokens < due {
+            self.tokens += 1;
+            let (token, record) = (self.tokens, record(&format!("joiner {}", self.tokens)));
+            self.joining.push(Joining { token, record, asked_at_ms: 0 });
         }
+        self.ask_for_the_joining();
         Ok(())
+    }
+
+    fn ask_for_the_joining(&mut self) {
+        let running = self.machines.iter().filter_map(|machine| Some((machine.host.as_ref()?, machine.member()?)));
+        let running: Vec<_> = running.collect();
+        for joining in &mut self.joining {
+            let again = joining.asked_at_ms == 0 || self.now_ms >= joining.asked_at_ms + ASK_AGAIN_MS;
+            if again && !running.is_empty() {
+                joining.asked_at_ms = self.now_ms;
+                let (host, member) = &running[self.rng.random_range(0..running.len())];
+                let (member, joining, admitted) = (member.clone(), joining.clone(), self.admitted.clone());
+                host.spawn(async move { admit(&member, joining, &admitted).await });
+            }
+        }
     }
 
     /// Nodes that were to join and have not come yet: their token, or the node that had it, may have gone down with it.
@@ -331,12 +360,12 @@ impl World {
 }
 
 /// Lets a node in, as the admission does for a token's bearer; again and again until it is.
-async fn admit(by: &Member, token: u64, admitted: &std::sync::Mutex<Vec<Place>>) {
+async fn admit(by: &Member, joining: Joining, admitted: &std::sync::Mutex<Vec<Place>>) {
     const DEADLINE: Duration = Duration::from_secs(5);
+    let Joining { token, record, .. } = joining;
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&token.to_be_bytes());
     let (id, secret) = (TokenId(token.to_be_bytes()), SecretHash::of(&bytes));
-    let record = record(&format!("joiner {token}"));
     loop {
         let issue = MetaCall::IssueToken { id, secret: secret.clone(), ttl_ms: 3_600_000 };
         let _ = by.proposals.ask(issue, DEADLINE).await;

@@ -8,6 +8,7 @@ mod log_matching;
 mod nothing_lost;
 mod nothing_twice;
 mod one_leader;
+mod ready_leader;
 mod recovery;
 mod replicas_equal;
 
@@ -23,6 +24,7 @@ pub use recovery::{has_settled, why_not_settled};
 pub struct Watcher {
     leaders: one_leader::Leaders,
     applied: log_matching::Applied,
+    ready: ready_leader::Ready,
 }
 
 impl Watcher {
@@ -33,6 +35,7 @@ impl Watcher {
             for group in iris_appliance::cluster::testing::groups(&member) {
                 self.leaders.look(world, machine.place.node, &group);
                 self.applied.look(world, machine.place.node, &group);
+                self.ready.look(world, machine.place.node, &group);
             }
         }
     }
