@@ -9,6 +9,7 @@ mod founding;
 mod members;
 mod place;
 mod quarantined;
+mod scrub;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -231,7 +232,8 @@ impl Node {
             }
         });
         let (transport, acceptor) = over_links(links.clone(), inbound, keys.clone());
-        let described = own.clone();
+        let (described, warm) = (own.clone(), damage.over(iris_store::warm::open(engine(config)?, data)?));
+        scrub::spawn(supervisor, warm.clone());
         let member = Member::start(
             MemberOptions {
                 node: place.node,
@@ -239,7 +241,7 @@ impl Node {
                 roster,
                 meta_path: data.join(META_FILE),
                 log: log.clone(),
-                warm: damage.over(iris_store::warm::open(engine(config)?, data)?),
+                warm,
                 store: StoreOptions { hot_bytes_max: config.store.hot_bytes_max as usize, ..StoreOptions::default() },
                 checkpoint_every: Duration::from_millis(config.store.checkpoint_ms),
                 retention: RetentionSettings {

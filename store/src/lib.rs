@@ -22,9 +22,9 @@ pub mod warm;
 pub use checked_file::{read_checked, write_checked};
 pub use command::{CommandError, Item, KeysSeen, NewMessage, Outcome, decode_batch, encode_batch, encode_command};
 pub use error::StoreError;
+pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};
 #[cfg(feature = "testing")]
 pub use log::{LogStepper, Step};
-pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};
 pub use snapshot::{
     ShardSnapshot, SnapshotFile, SnapshotId, SnapshotManifest, SnapshotReceiver, SnapshotWriter, Subject,
 };

@@ -105,7 +105,16 @@ impl GroupPeer {
         let file = self.outgoing.file(snapshot, mark_of(&meta)).await?;
         let stream = self.transport.open(self.target, Channel::Bulk).await.map_err(io::Error::other)?;
         tracing::info!(group = self.group, node = %self.target, bytes = file.manifest().bytes, "sending a snapshot");
-        let vote = bulk::send(stream, self.group, vote, &meta, &file, &self.outgoing).await?;
+        let vote = match bulk::send(stream, self.group, vote, &meta, &file, &self.outgoing).await {
+            Ok(vote) => vote,
+            Err(error) => {
+                // The copy is damaged, not what it was made of: the next attempt makes another.
+                if is_damage(&error) {
+                    self.outgoing.forget();
+                }
+                return Err(error);
+            }
+        };
         tracing::info!(group = self.group, node = %self.target, "a snapshot is installed there");
         self.outgoing.done();
         Ok(vote)
@@ -158,7 +167,7 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
             sent = self.send_snapshot(vote, snapshot) => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(error) if is_damage(&error) => {
-                    tracing::error!(group = self.group, node = %self.target, %error, "what this disk has of a group is damaged and can't be sent");
+                    tracing::error!(group = self.group, node = %self.target, %error, "what this disk has of a group, or a copy of it, is damaged and can't be sent");
                     Err(StreamingError::Unreachable(Unreachable::new(&error)))
                 }
                 Err(error) => {

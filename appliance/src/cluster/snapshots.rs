@@ -162,8 +162,7 @@ impl Outgoing {
         drop_file(&mut self.lock());
         self.lock().hold = Some(Hold::on(mark.index));
         let dir = self.dir.clone();
-        let file =
-            crate::blocking::run(move || data.into_file(&dir, mark)).await.map_err(io::Error::other)??;
+        let file = crate::blocking::run(move || data.into_file(&dir, mark)).await.map_err(io::Error::other)??;
         self.lock().file = Some(file.clone());
         self.touch();
         Ok(file)
@@ -183,6 +182,11 @@ impl Outgoing {
         if let Some(hold) = &mut state.hold {
             hold.until = Instant::now() + HOLD_AFTER;
         }
+    }
+
+    /// The file is no good.
+    pub(super) fn forget(&self) {
+        drop_file(&mut self.lock());
     }
 
     /// The log must be kept behind this index.

@@ -13,13 +13,14 @@ use crate::calendar::utc;
 const NEXT: &str = "next";
 
 /// What a node keeps in its data folder. Others' files there are none of its business. The lock and the socket are the process's.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "log",
     "meta",
     "engine",
     "inboxes.db",
     "inboxes.db-wal",
     "inboxes.db-shm",
+    "inboxes.db-synced",
     "inboxes.sled",
     "snapshots",
     "addresses",

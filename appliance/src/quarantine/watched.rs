@@ -91,6 +91,10 @@ impl WarmStore for WatchedWarm {
         self.told(self.warm.verify(each))
     }
 
+    fn scrub(&self) -> Result<(), StoreError> {
+        self.told(self.warm.scrub())
+    }
+
     fn path(&self) -> &std::path::Path {
         self.warm.path()
     }

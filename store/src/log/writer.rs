@@ -70,7 +70,9 @@ pub(super) fn write_all(shared: &Shared, ops: VecDeque<Op>) -> Result<Written, L
 /// Answers those whose operations are on disk, and gives space back if there was a purge among them.
 pub(super) fn answer_all(shared: &Shared, written: Written) -> Result<(), LogError> {
     complete(shared, written.ops);
-    if written.purge && let Err(why) = remove_files(shared) {
+    if written.purge
+        && let Err(why) = remove_files(shared)
+    {
         return Err(fail_all(shared, &why, VecDeque::new()));
     }
     Ok(())

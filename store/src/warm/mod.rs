@@ -124,6 +124,15 @@ pub trait WarmStore: Send + Sync {
     /// The disk's, where it can't go on.
     fn verify(&self, each: &mut dyn FnMut(Verified)) -> Result<(), StoreError>;
 
+    /// Looks for damage that reading would not notice, beside everything else; may take as long as reading all there is. Nothing
+    /// for a store whose reads notice all.
+    ///
+    /// # Errors
+    /// The disk's, or damage.
+    fn scrub(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Names the store in errors.
     fn path(&self) -> &Path;
 }

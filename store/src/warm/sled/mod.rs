@@ -112,7 +112,12 @@ fn open_db(path: &Path, config: &::sled::Config) -> Result<::sled::Db, StoreErro
         // It asserts on some damage, which must come back as an error.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let opened = opened.map_err(|_| damaged(path, "the store", "sled gave up on it"))?;
-        match opened.map_err(|error| sled_error(path, "opening the store", error)) {
+        let told = |error| match error {
+            // It takes a file whose head it can't read for another version's, of which we never had one.
+            ::sled::Error::Unsupported(_) | ::sled::Error::ReportableBug(_) => damaged(path, "the store", error),
+            error => sled_error(path, "opening the store", error),
+        };
+        match opened.map_err(told) {
             Err(StoreError::InUse { .. }) if begun.elapsed() < LOCK_DEADLINE => {
                 std::thread::park_timeout(LOCK_AGAIN_AFTER)
             }

@@ -8,6 +8,7 @@ mod sweep;
 mod verify;
 mod view;
 mod wal;
+mod wal_note;
 mod write;
 
 use std::collections::HashSet;
@@ -30,6 +31,7 @@ use rows::{CURSOR, DEDUP, ENTRY};
 use schema::{prepare_reader, prepare_writer, sqlite_error};
 pub(super) use verify::verify_copy;
 use view::View;
+use wal_note::WalNote;
 
 /// Reading connections: more than a home machine has cores; whoever finds none free waits for one short read.
 const READERS: usize = 4;
@@ -47,6 +49,8 @@ struct Inner {
     returned: Condvar,
     /// Moves the WAL into the file while others write.
     mover: Mutex<Connection>,
+    /// How much of the WAL is synced and needed.
+    note: WalNote,
     /// Slots that are being filled: garbage in the file, until they are swapped in, that must not be removed.
     installing: Mutex<HashSet<i64>>,
     /// Views that are open.
@@ -62,6 +66,9 @@ impl Warm {
     /// The disk's, a file of another version or of something else, or one that another process holds.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path)?;
+        let note = WalNote::open(path);
+        // Opening it drops what SQLite takes for torn.
+        note.check(path)?;
         let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         prepare_writer(path, &writer)?;
         let mover = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -74,6 +81,7 @@ impl Warm {
                 readers: Mutex::new(readers),
                 returned: Condvar::new(),
                 mover: Mutex::new(mover),
+                note,
                 installing: Mutex::default(),
                 views: AtomicUsize::new(0),
                 poisoned: AtomicBool::new(false),
@@ -268,6 +276,10 @@ impl WarmStore for Warm {
 
     fn verify(&self, each: &mut dyn FnMut(Verified)) -> Result<(), StoreError> {
         self.inner.read("checking the database", |conn| view::verify(conn, each))
+    }
+
+    fn scrub(&self) -> Result<(), StoreError> {
+        view::scrub(&self.inner)
     }
 
     fn path(&self) -> &Path {

@@ -135,6 +135,7 @@ impl Inner {
     pub(super) fn move_wal(&self) -> Result<(), StoreError> {
         let mover = lock(&self.mover);
         let moved = mover.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        self.note.moved(&mover);
         moved.map_err(|error| Fault::from(error).told(&self.path, "moving SQLite's log into the file"))
     }
 }

@@ -50,6 +50,9 @@ impl Inner {
         })?;
         // Whatever comes of it, the transaction is committed.
         self.bound_wal(&conn, schema::WAL_BYTES_MAX);
+        if weight == Weight::Durable {
+            self.note.take(&conn);
+        }
         Ok(done)
     }
 
