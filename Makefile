@@ -8,6 +8,7 @@ BENCH_ARGS ?=
 SEED ?=
 ROUNDS ?=
 ROW ?=
+MINUTES ?=
 FAULTS_ARGS ?=
 
 SECONDS ?= 60
@@ -37,11 +38,12 @@ bench:
 	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
 	@./target/release/bench $(BENCH_ARGS)
 
-# Breaks a cluster of real nodes in every way: make faults [SEED=n] [ROUNDS=n] [ROW=name[,name]]. As root each node has a
+# Breaks a cluster of real nodes in every way: make faults [SEED=n] [ROUNDS=n] [ROW=name[,name]];
+# an hour of mixed faults: make faults ROW=SOAK [MINUTES=60]. As root each node has a
 # network of its own; without, rows that cut networks are skipped.
 faults:
 	$(CARGO) build --release --locked -p iris-appliance -p iris-tests --bins
-	@./target/release/faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROW),--row $(ROW)) $(FAULTS_ARGS)
+	@./target/release/faults $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROW),--row $(ROW)) $(if $(MINUTES),--minutes $(MINUTES)) $(FAULTS_ARGS)
 
 # Looks for inputs that break a decoder's promises, longer than `make test` does: make fuzz [TARGET=session] [SECONDS=600].
 fuzz:

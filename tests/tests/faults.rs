@@ -8,7 +8,8 @@ use iris_tests::seed::Seed;
 
 async fn short(name: &str) {
     let seed = Seed::pick();
-    let wish = Wish { seed: seed.value(), rounds: None, length: Length::Short, loopback: false, keep: false };
+    let wish =
+        Wish { seed: seed.value(), rounds: None, minutes: None, length: Length::Short, loopback: false, keep: false };
     let ended = Box::pin(run(by_name(name).unwrap(), &wish)).await.unwrap();
     assert!(!matches!(ended, Ended::Failed(..)), "{name}: {ended:?}");
 }
@@ -16,4 +17,44 @@ async fn short(name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_kill9() {
     short("LEADER-KILL9").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock() {
+    short("CLOCK").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partition() {
+    short("PARTITION").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigstop_leader() {
+    short("SIGSTOP-LEADER").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn membership_churn() {
+    short("MEMBERSHIP-CHURN").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cascade() {
+    short("CASCADE").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm() {
+    short("SIGTERM").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn latency() {
+    short("LATENCY").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn soak() {
+    short("SOAK").await;
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use iris_tests::faults::rows::{ALL, by_name};
+use iris_tests::faults::rows::{ALL, SOAK, by_name};
 use iris_tests::faults::run::{Ended, Wish, run};
 use iris_tests::faults::{Length, Row};
 
@@ -18,7 +18,10 @@ struct Arguments {
     /// How often each row breaks something; each row's own number if not given.
     #[arg(long)]
     rounds: Option<u32>,
-    /// One row, or several with commas; all if not given.
+    /// How long, for the row SOAK; an hour if not given.
+    #[arg(long)]
+    minutes: Option<u32>,
+    /// One row, or several with commas; all but SOAK if not given.
     #[arg(long, value_delimiter = ',')]
     row: Vec<String>,
     /// The short form, as the tests run it.
@@ -38,7 +41,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
-        ALL.iter().for_each(|row| println!("{:>2} {:<18} {}", row.number, row.name, row.about));
+        ALL.iter().chain([SOAK]).for_each(|row| println!("{:>2} {:<18} {}", row.number, row.name, row.about));
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -61,6 +64,7 @@ async fn battery(arguments: &Arguments) -> anyhow::Result<bool> {
     let wish = Wish {
         seed: arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
         rounds: arguments.rounds,
+        minutes: arguments.minutes,
         length: if arguments.short { Length::Short } else { Length::Long },
         loopback: arguments.loopback,
         keep: arguments.keep,

@@ -70,6 +70,8 @@ pub struct RowRun<'a> {
     pub seed: u64,
     /// How often.
     pub rounds: u32,
+    /// How long, for a row that is told in minutes.
+    pub minutes: Option<u32>,
     /// Which form.
     pub length: Length,
     /// Everything the run leaves is in here: data, configurations, logs. It stays if the run fails.

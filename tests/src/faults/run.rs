@@ -17,6 +17,9 @@ use crate::wait::within;
 const SHORT_DEADLINE: Duration = Duration::from_secs(540);
 const ROUND_DEADLINE: Duration = Duration::from_secs(300);
 
+/// What a long form may take besides: the soak's hour and some.
+const LONG_DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// What is asked of a row.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -24,6 +27,8 @@ pub struct Wish {
     pub seed: u64,
     /// How often; the row's own number if none.
     pub rounds: Option<u32>,
+    /// How long, for a row that is told in minutes; its own length if none.
+    pub minutes: Option<u32>,
     /// Which form.
     pub length: Length,
     /// On loopback even where namespaces can be had.
@@ -53,10 +58,12 @@ pub async fn run(row: &Row, wish: &Wish) -> anyhow::Result<Ended> {
         Length::Long => row.rounds.long,
     });
     let dir = make_dir(row.name, wish.seed)?;
-    let run = RowRun { seed: wish.seed, rounds, length: wish.length, dir: &dir, loopback: wish.loopback };
+    let Wish { seed, minutes, length, loopback, .. } = *wish;
+    let run = RowRun { seed, rounds, minutes, length, dir: &dir, loopback };
     println!("faults: {} begins, {}; seed {}, in {}", row.name, row.about, wish.seed, dir.display());
     let began = Instant::now();
-    let deadline = SHORT_DEADLINE.max(ROUND_DEADLINE * rounds);
+    let deadline = SHORT_DEADLINE.max(ROUND_DEADLINE * rounds) + LONG_DEADLINE * u32::from(length == Length::Long);
+    let deadline = deadline + 2 * Duration::from_secs(60) * minutes.unwrap_or(0);
     // A panic is a failure like any other: it has to be replayed too.
     let played = AssertUnwindSafe((row.run)(&run)).catch_unwind();
     let outcome = match within("the row to end", deadline, played).await {
@@ -103,7 +110,9 @@ fn show(row: &Row, wish: &Wish, rounds: u32, ended: &Ended, took: Duration) {
         Ended::Failed(why, dir) => {
             println!("faults: {name} FAILED: {why}");
             println!("  everything is kept in {}", dir.display());
-            println!("  replay with: make faults SEED={} ROUNDS={rounds} ROW={name}", wish.seed);
+            let minutes = wish.minutes.map_or(String::new(), |minutes| format!(" MINUTES={minutes}"));
+            let short = if wish.length == Length::Short { " FAULTS_ARGS=--short" } else { "" };
+            println!("  replay with: make faults SEED={} ROUNDS={rounds} ROW={name}{minutes}{short}", wish.seed);
         }
     }
     // Whoever reads along in a pipe sees it now.

@@ -8,10 +8,11 @@ mod membership_churn;
 mod partition;
 mod sigstop_leader;
 mod sigterm;
+mod soak;
 
 use super::Row;
 
-/// All of them.
+/// All but the soak, which takes an hour and is run by its name.
 pub const ALL: &[Row] = &[
     leader_kill9::ROW,
     clock::ROW,
@@ -23,10 +24,13 @@ pub const ALL: &[Row] = &[
     latency::ROW,
 ];
 
+/// The long one.
+pub const SOAK: &Row = &soak::ROW;
+
 /// The row of this name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static Row> {
-    ALL.iter().find(|row| row.name.eq_ignore_ascii_case(name))
+    ALL.iter().chain([SOAK]).find(|row| row.name.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
