@@ -74,6 +74,7 @@ pub async fn run(row: &Row, wish: &Wish) -> anyhow::Result<Ended> {
     let ended = judge(row, outcome, &dir);
     show(row, wish, rounds, &ended, began.elapsed());
     if !matches!(ended, Ended::Failed(..)) && !wish.keep {
+        keep_charts(&dir, &dir)?;
         std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
     Ok(ended)
@@ -117,6 +118,22 @@ fn show(row: &Row, wish: &Wish, rounds: u32, ended: &Ended, took: Duration) {
     }
     // Whoever reads along in a pipe sees it now.
     let _ = std::io::stdout().flush();
+}
+
+/// Moves the charts of a good run beside its folder, which goes: `target/faults/ROW-SEED-NAME.csv`.
+fn keep_charts(dir: &Path, run_dir: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("listing {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() && dir == run_dir {
+            keep_charts(&path, run_dir)?;
+        } else if path.extension().is_some_and(|ending| ending == "csv") {
+            let name = path.strip_prefix(run_dir)?.display().to_string().replace('/', "-");
+            let kept = format!("{}-{name}", run_dir.display());
+            std::fs::copy(&path, &kept).with_context(|| format!("keeping {kept}"))?;
+            println!("  its chart is kept in {kept}");
+        }
+    }
+    Ok(())
 }
 
 /// A folder nobody has: `target/faults/ROW-SEED`, or with a number behind it.
