@@ -287,6 +287,7 @@ impl Node {
             meta: member.meta_view.clone(),
             clients: member.clients.clone(),
             transport: member.transport.clone(),
+            partitions: member.partitions.clone(),
         });
         let balancing = leaderships.clone();
         supervisor.spawn("leader balance", move |stop| {

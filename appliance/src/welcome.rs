@@ -83,6 +83,7 @@ mod tests {
             health: Health { level: HealthLevel::AtRisk, sentence: "One copy.".into() },
             nodes: vec![node],
             groups: Vec::new(),
+            network: Default::default(),
             counters: Counters::default(),
         }
     }

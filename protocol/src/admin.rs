@@ -42,6 +42,9 @@ pub struct StatusReport {
     pub nodes: Vec<NodeStatus>,
     /// Every group, meta first.
     pub groups: Vec<GroupStatus>,
+    /// The network between the members.
+    #[serde(default)]
+    pub network: NetworkStatus,
     /// Counters of the node that answers.
     pub counters: Counters,
 }
@@ -83,6 +86,50 @@ pub struct NodeStatus {
     pub newcomer: bool,
     /// Shards it leads, as far as the answering node knows.
     pub leads: u32,
+}
+
+/// The network between the members, as the answering node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkStatus {
+    /// Pairs of members that can't reach each other although both are up (C7).
+    pub cuts: Vec<NetworkCut>,
+    /// The answering node's calls to every other member.
+    pub links: Vec<LinkStatus>,
+}
+
+/// Two members that can't reach each other although both are up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCut {
+    /// The lower id.
+    pub one: NodeId,
+    /// The higher one.
+    pub other: NodeId,
+}
+
+/// How calls to one member fare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The member.
+    pub node: NodeId,
+    /// Its circuit breaker (C8).
+    pub breaker: BreakerState,
+    /// Calls that failed in a row.
+    pub failures: u64,
+    /// How often the breaker opened.
+    pub opened: u64,
+}
+
+/// What a circuit breaker is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// Calls go through.
+    Closed,
+    /// Calls fail at once.
+    Open,
+    /// One call tries.
+    HalfOpen,
 }
 
 /// One Raft group as the answering node sees it.
@@ -144,6 +191,8 @@ pub struct Counters {
     pub batches: u64,
     /// Messages in them.
     pub batched_messages: u64,
+    /// Times the network between members was found cut.
+    pub partitions: u64,
     /// Times a supervised task was restarted.
     pub task_restarts: u64,
     /// Resident memory, bytes.

@@ -2,7 +2,7 @@
 //! command line, console and desktop say the same.
 
 use iris_protocol::NodeId;
-use iris_protocol::admin::{GroupStatus, Health, HealthLevel, NodeStatus};
+use iris_protocol::admin::{GroupStatus, Health, HealthLevel, NetworkCut, NodeStatus};
 
 /// What the sentence is made from.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ pub struct Facts<'a> {
     pub nodes: &'a [NodeStatus],
     /// Every group held here.
     pub groups: &'a [GroupStatus],
+    /// Pairs of members that can't reach each other although both are up.
+    pub cuts: &'a [NetworkCut],
 }
 
 /// Judges.
@@ -20,7 +22,7 @@ pub struct Facts<'a> {
 pub fn assess(facts: &Facts<'_>) -> Health {
     // What is still being copied to this node says nothing of how the cluster stands: the others serve it.
     let (coming, here): (Vec<_>, Vec<_>) = facts.groups.iter().cloned().partition(|group| facts.is_coming(group));
-    let (level, mut sentence) = judge(&Facts { groups: &here, ..*facts });
+    let (mut level, mut sentence) = judge(&Facts { groups: &here, ..*facts });
     if !coming.is_empty() && !here.is_empty() {
         let (coming, all) = (coming.len(), facts.groups.len());
         sentence
@@ -29,6 +31,15 @@ pub fn assess(facts: &Facts<'_>) -> Health {
     for newcomer in facts.nodes.iter().filter(|node| node.newcomer && !node.up) {
         let name = &newcomer.name;
         sentence.push_str(&format!(" {name} was let in and has not been heard from yet: start it, or see its log."));
+    }
+    if !facts.cuts.is_empty() {
+        // Whatever works now works by a way round.
+        level = if level == HealthLevel::Safe { HealthLevel::AtRisk } else { level };
+        sentence = sentence.replace(NOTHING_TO_DO, "") + &cut_off(facts);
+    } else if facts.sees_nobody() {
+        sentence.push_str(
+            " No other node answers this one: unless they are all down, it is this node that is cut off, so see its own network first.",
+        );
     }
     Health { level, sentence }
 }
@@ -42,6 +53,22 @@ pub fn add_quarantined<'a>(health: &mut Health, nodes: impl Iterator<Item = &'a 
             node.name
         ));
     }
+}
+
+/// What is said when all is well.
+const NOTHING_TO_DO: &str = " Nothing to do.";
+
+/// Which nodes can't reach each other, and what to look at.
+fn cut_off(facts: &Facts<'_>) -> String {
+    let name = |id: NodeId| {
+        let known = facts.nodes.iter().find(|node| node.id == id);
+        known.map_or_else(|| format!("node {id}"), |node| node.name.clone())
+    };
+    let pairs = facts.cuts.iter().map(|cut| format!("{} can't reach {}", name(cut.one), name(cut.other)));
+    format!(
+        " The network is cut: {} though both are up. See what is between them: cables, firewalls, their p2p addresses.",
+        pairs.collect::<Vec<_>>().join(" and ")
+    )
 }
 
 fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
@@ -82,7 +109,7 @@ fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
         }
         (spare, [], _) => {
             let why = format!(
-                "Everything works and is stored {copies} times; {} may fail without anyone noticing. Nothing to do.",
+                "Everything works and is stored {copies} times; {} may fail without anyone noticing.{NOTHING_TO_DO}",
                 nodes(spare)
             );
             (HealthLevel::Safe, why)
@@ -107,6 +134,11 @@ impl Facts<'_> {
 
     fn is_up(&self, id: NodeId) -> bool {
         self.nodes.iter().any(|node| node.id == id && node.up)
+    }
+
+    /// None of at least two others is up: those may well see each other.
+    fn sees_nobody(&self) -> bool {
+        self.nodes.len() > 2 && self.nodes.iter().all(|node| node.id == self.node || !node.up)
     }
 
     fn down(&self) -> Vec<&NodeStatus> {
@@ -226,7 +258,17 @@ mod tests {
     }
 
     fn expect(nodes: &[NodeStatus], groups: &[GroupStatus], level: HealthLevel, parts: &[&str]) {
-        let health = assess(&Facts { node: NodeId(1), nodes, groups });
+        check_cuts(nodes, groups, &[], level, parts);
+    }
+
+    fn check_cuts(
+        nodes: &[NodeStatus],
+        groups: &[GroupStatus],
+        cuts: &[NetworkCut],
+        level: HealthLevel,
+        parts: &[&str],
+    ) {
+        let health = assess(&Facts { node: NodeId(1), nodes, groups, cuts });
         assert_eq!(health.level, level, "{}", health.sentence);
         for part in parts {
             assert!(health.sentence.contains(part), "{part:?} is not in {:?}", health.sentence);
@@ -326,5 +368,27 @@ mod tests {
     #[test]
     fn a_node_that_waits_for_its_cluster_says_so() {
         check(&[], &[], HealthLevel::Stopped, &["waits for a majority"]);
+    }
+
+    #[test]
+    fn a_cut_between_two_nodes_is_named_by_everybody_and_is_a_risk() {
+        let node = |id: u64, up| NodeStatus {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            client: String::new(),
+            up,
+            newcomer: false,
+            leads: 0,
+        };
+        let voters: Vec<NodeId> = (1..=3).map(NodeId).collect();
+        let groups = [GroupStatus { voters, ..lone(None) }];
+        let cuts = [NetworkCut { one: NodeId(2), other: NodeId(3) }];
+        let all = [node(1, true), node(2, true), node(3, true)];
+        let said = "n2 can't reach n3 though both are up";
+        check_cuts(&all, &groups, &cuts, HealthLevel::AtRisk, &["Everything works", said, "cables, firewalls"]);
+        let health = assess(&Facts { node: NodeId(1), nodes: &all, groups: &groups, cuts: &cuts });
+        assert!(!health.sentence.contains("Nothing to do"), "{}", health.sentence);
+        let alone = [node(1, true), node(2, false), node(3, false)];
+        expect(&alone, &groups, HealthLevel::Stopped, &["2 of 3 nodes are down", "it is this node that is cut off"]);
     }
 }

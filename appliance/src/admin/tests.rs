@@ -33,6 +33,7 @@ impl AdminSource for Scripted {
                 health: Health { level: HealthLevel::Safe, sentence: "Fine.".into() },
                 nodes: Vec::new(),
                 groups: Vec::new(),
+                network: Default::default(),
                 counters: Counters::default(),
             }
         })

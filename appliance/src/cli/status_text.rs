@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use iris_protocol::NodeId;
-use iris_protocol::admin::{Counters, GroupStatus, HealthLevel, NodeStatus, StatusReport};
+use iris_protocol::admin::{BreakerState, Counters, GroupStatus, HealthLevel, NodeStatus, StatusReport};
 
 use super::output::readable;
 
@@ -36,7 +36,14 @@ fn node_rows(report: &StatusReport) -> Vec<Vec<String>> {
     let row = |node: &NodeStatus| {
         let name = readable(node.name.as_bytes());
         let here = if node.id == report.node { format!("{name} (this one)") } else { name };
-        let up = if node.up { "up" } else { "DOWN" };
+        let left_alone =
+            |breaker| report.network.links.iter().any(|link| link.node == node.id && link.breaker == breaker);
+        let up = match node.up {
+            false => "DOWN",
+            true if left_alone(BreakerState::Open) => "NO ANSWER",
+            true if left_alone(BreakerState::HalfOpen) => "TRYING",
+            true => "up",
+        };
         vec![node.id.to_string(), here, up.to_owned(), node.leads.to_string(), readable(node.client.as_bytes())]
     };
     let head = ["NODE", "NAME", "LINK", "LEADS", "CLIENTS CONNECT TO"].map(str::to_owned).to_vec();
@@ -84,6 +91,7 @@ fn counters(counters: &Counters) -> String {
     for (count, what) in [
         (counters.auth_failed, "logins refused"),
         (counters.bad_frames, "broken frames"),
+        (counters.partitions, "NETWORK CUTS"),
         (counters.task_restarts, "TASK RESTARTS"),
         (counters.dedup_dropped_early, "KEYS FORGOTTEN EARLY (raise store.dedup_keys_max)"),
     ] {
@@ -98,7 +106,7 @@ fn counters(counters: &Counters) -> String {
 mod tests {
     use super::*;
     use iris_protocol::ShardId;
-    use iris_protocol::admin::Health;
+    use iris_protocol::admin::{Health, LinkStatus, NetworkStatus};
 
     #[test]
     fn the_sentence_comes_first_and_tables_line_up() {
@@ -130,6 +138,10 @@ mod tests {
             health: Health { level: HealthLevel::Stopped, sentence: "Messages wait.".into() },
             nodes: vec![node(1, "attic", true), node(2, "shed", false)],
             groups: vec![group(None, Some(1)), group(Some(ShardId(0)), None)],
+            network: NetworkStatus {
+                cuts: Vec::new(),
+                links: vec![LinkStatus { node: NodeId(2), breaker: BreakerState::Open, failures: 5, opened: 1 }],
+            },
             counters: Counters { msg_in: 5, rss_bytes: 40 * MIB, task_restarts: 1, ..Counters::default() },
         };
         let expect = "\

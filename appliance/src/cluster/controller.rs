@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use iris_protocol::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use super::membership::tend_meta;
 use super::meta::MetaCommand;
+use super::partition_watch::Partitions;
 use super::placement::next_step;
 use super::proposals::Proposals;
 use super::transport::PeerTransport;
@@ -22,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) async fn run(
     proposals: &Proposals,
     transport: &dyn PeerTransport,
+    partitions: &Partitions,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
@@ -32,6 +35,13 @@ pub(super) async fn run(
         let state = proposals.view.borrow().clone();
         let Some(state) = state.filter(|_| proposals.leads()) else { continue };
         tend_meta(proposals, transport, &state).await?;
+        if partitions.is_cut_off(proposals.node) {
+            // As with shards (`leadership`): members behind the cut could ask for no change.
+            let suits = |voter: &NodeId| transport.is_up(*voter) && !partitions.is_cut_off(*voter);
+            if let Some(to) = proposals.meta.voter_ids().find(suits) {
+                proposals.meta.trigger().transfer_leader(to).await?;
+            }
+        }
         let up = |node| node == proposals.node || transport.is_up(node);
         if let Some(step) = next_step(&state, up) {
             tracing::info!(shard = %step.shard, before = ?step.before, replicas = ?step.replicas, "placing a shard");

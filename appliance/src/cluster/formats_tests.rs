@@ -19,6 +19,7 @@ use super::meta::admission::{Join, NewToken, SecretHash, TokenId};
 use super::meta::*;
 use super::meta_machine::Checkpoint;
 use super::neighbours::Known;
+use super::partition::Sight;
 use super::proposals::{MetaCall, MetaReply};
 use super::raft_types::{
     Command, Entry, LogId, StoredMembership, TypeConfig, Vote, decode, decode_entry, encode, encode_entry,
@@ -223,6 +224,7 @@ fn calls_to_the_meta_leader() {
     own("meta_call_join", &MetaCall::Join { token, secret, record: record("cellar") });
     own("meta_call_placed", &MetaCall::Placed { shard: ShardId(1), voters: vec![NodeId(1)], at: 40 });
     own("meta_call_replace", &MetaCall::Replace(record("cellar")));
+    own("sight", &Sight { run: 7_000_000_000, sees: [NodeId(1), NodeId(300)].into() });
     own("known_members", &Known { applied: 40, members: founded().nodes });
     own("meta_reply_joined", &MetaReply(Ok(MetaOutcome::Joined(NodeId(4)))));
     own("meta_reply_not_leader", &MetaReply(Err(Refused::NotLeader { leader: Some(NodeId(2)) })));

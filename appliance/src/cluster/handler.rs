@@ -21,6 +21,7 @@ use super::bulk::{Installer, Reception};
 use super::group::ShardGroup;
 use super::meta_machine::{HasMetaState, MetaView};
 use super::neighbours::Known;
+use super::partition_watch::Partitions;
 use super::proposals;
 use super::raft_types::{TypeConfig, Vote, decode, encode};
 use super::raft_wire::decode_append;
@@ -46,6 +47,9 @@ pub fn shard_group(shard: ShardId) -> u16 {
 /// The shards of this node, once the cluster is founded.
 pub type ShardGroups = Arc<HashMap<ShardId, ShardGroup>>;
 
+/// One lock a group.
+pub(super) type Receptions = Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>;
+
 /// Answers peers.
 pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     /// The meta group.
@@ -59,33 +63,13 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     /// The time of what is proposed for others.
     pub clock: Arc<dyn Clock>,
     /// Members that said that they are in quarantine.
-    quarantined: QuarantinedPeers,
+    pub(super) quarantined: QuarantinedPeers,
     /// Whether this node may take part in the meta group.
-    beginning: Arc<Beginning>,
+    pub(super) beginning: Arc<Beginning>,
+    /// Told of every peer that calls; knows whom this node sees.
+    pub(super) partitions: Arc<Partitions>,
     /// Held while a group's snapshot is received.
-    receptions: Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
-    /// For the meta group and the shards that will run.
-    #[must_use]
-    pub fn new(
-        meta: Raft<TypeConfig, SM>,
-        view: MetaView,
-        shards: watch::Receiver<ShardGroups>,
-        draining: Arc<AtomicBool>,
-        clock: Arc<dyn Clock>,
-        beginning: Arc<Beginning>,
-    ) -> Self {
-        let quarantined = QuarantinedPeers::default();
-        Self { meta, view, shards, draining, clock, quarantined, beginning, receptions: Mutex::default() }
-    }
-
-    /// Members that said that they are in quarantine.
-    #[must_use]
-    pub fn quarantined(&self) -> QuarantinedPeers {
-        self.quarantined.clone()
-    }
+    pub(super) receptions: Receptions,
 }
 
 impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer for PeerHandler<SM> {
@@ -124,6 +108,7 @@ impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer fo
 impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler<SM> {
     fn handle(&self, from: NodeId, method: Method, group: u16, payload: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
         Box::pin(async move {
+            self.partitions.heard_from(from);
             match method {
                 Method::AppendEntries | Method::Vote | Method::PreVote | Method::TransferLeader => {
                     if group == META_GROUP {
@@ -147,6 +132,7 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
                     self.beginning.asked_by(from);
                     Ok(self.known_members())
                 }
+                Method::Sight => Ok(versioned::encode(&self.partitions.sight()).into()),
                 Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
             }
         })

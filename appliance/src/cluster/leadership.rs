@@ -1,5 +1,5 @@
 //! Who leads what: gives each shard back to its preferred leader once that node is up and caught up, and moves everything
-//! away from a node that is going down. Moves are planned: a transfer to a replica that has the whole log, so that no write
+//! away from a node that is going down, or that some other node can't reach although a third one can (C7). Moves are planned: a transfer to a replica that has the whole log, so that no write
 //! is refused (the edges' uplinks wait it out).
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::group::ShardGroup;
 use super::handler::META_GROUP;
 use super::membership::lag;
 use super::meta_machine::MetaView;
+use super::partition_watch::Partitions;
 use super::raft_types::decode;
 use super::rpc::{Method, RpcClients};
 use super::shards::Shards;
@@ -52,6 +53,8 @@ pub struct Leaderships {
     pub clients: Arc<RpcClients>,
     /// Who is up.
     pub transport: Arc<dyn PeerTransport>,
+    /// Who can't reach whom.
+    pub partitions: Arc<Partitions>,
 }
 
 impl Leaderships {
@@ -72,13 +75,21 @@ impl Leaderships {
                 }
             }
             for group in self.shards.in_order().iter().filter(|group| group.leadership.borrow().ready) {
+                if self.partitions.is_cut_off(self.node) {
+                    // A node behind the cut can't hand its clients' messages to this one, and elects nobody else: the voters that
+                    // hear from this one wait with it.
+                    if let Some(to) = self.successor(group, |voter| !self.partitions.is_cut_off(voter)) {
+                        self.transfer(group, to).await;
+                    }
+                    continue;
+                }
                 // While its replicas change, a shard keeps its leader: that one is at work.
                 let record = state.shards.get(usize::from(group.shard.0)).filter(|record| record.is_settled());
                 let preferred = record.and_then(|record| record.replicas.first());
                 let Some(&preferred) = preferred.filter(|preferred| **preferred != self.node) else { continue };
                 let settled = up_since.get(&preferred).is_some_and(|since| since.elapsed() >= UP_FOR);
                 let close = lag(&group.raft, preferred).is_some_and(|lag| lag <= LAG_MAX);
-                if settled && close && self.will_lead(preferred).await {
+                if settled && close && !self.partitions.is_cut_off(preferred) && self.will_lead(preferred).await {
                     self.transfer(group, preferred).await;
                 }
             }
@@ -92,7 +103,7 @@ impl Leaderships {
         let groups = self.shards.in_order();
         loop {
             let led: Vec<&ShardGroup> = groups.iter().filter(|group| self.leads(group)).collect();
-            let moves = led.iter().filter_map(|group| Some((*group, self.successor(group)?)));
+            let moves = led.iter().filter_map(|group| Some((*group, self.successor(group, |_| true)?)));
             let moves: Vec<_> = moves.map(|(group, to)| self.transfer(group, to)).collect();
             let alone = !led.iter().any(|group| group.raft.voter_ids().any(|voter| self.is_up_peer(voter)));
             if led.is_empty() || alone || Instant::now() >= give_up {
@@ -115,8 +126,8 @@ impl Leaderships {
         node != self.node && self.transport.is_up(node)
     }
 
-    fn successor(&self, group: &ShardGroup) -> Option<NodeId> {
-        let voters = group.raft.voter_ids().filter(|voter| self.is_up_peer(*voter));
+    fn successor(&self, group: &ShardGroup, suits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let voters = group.raft.voter_ids().filter(|voter| self.is_up_peer(*voter) && suits(*voter));
         voters.filter_map(|voter| Some((lag(&group.raft, voter)?, voter))).min().map(|(_, voter)| voter)
     }
 

@@ -20,12 +20,13 @@ use super::beginning::Beginning;
 use super::bulk;
 use super::controller;
 use super::founding;
-use super::handler::{META_GROUP, PeerHandler, ShardGroups};
+use super::handler::{META_GROUP, PeerHandler, Receptions, ShardGroups};
 use super::log_store::LogStore;
 use super::meta::{MetaState, NodeRecord};
 use super::meta_machine::{MetaMachine, MetaView};
 use super::neighbours::{self, Members};
 use super::network::GroupNetwork;
+use super::partition_watch::Partitions;
 use super::proposals::Proposals;
 use super::purge;
 use super::raft_types::TypeConfig;
@@ -132,6 +133,8 @@ pub struct Member {
     pub batches: Arc<BatchCounters>,
     /// Members that are in quarantine.
     pub quarantined: QuarantinedPeers,
+    /// What is known of the network between the members.
+    pub partitions: Arc<Partitions>,
     draining: Arc<AtomicBool>,
 }
 
@@ -183,15 +186,26 @@ impl Member {
         // Whoever was let in, or holds the state, has nothing to find out.
         let knows = options.founding.is_none() || meta_view.borrow().is_some();
         let beginning = Arc::new(if knows { Beginning::known() } else { Beginning::unknown() });
-        let handler = PeerHandler::new(
-            meta.clone(),
-            meta_view.clone(),
-            running.subscribe(),
-            draining.clone(),
-            clock.clone(),
-            beginning.clone(),
-        );
-        let (snapshot_dir, quarantined) = (options.snapshot_dir.clone(), handler.quarantined());
+        let partitions = Arc::new(Partitions::new(
+            options.node,
+            options.surroundings.random.next_u64(),
+            options.roster.subscribe(),
+            clients.clone(),
+            options.transport.clone(),
+        ));
+        let quarantined = QuarantinedPeers::default();
+        let handler = PeerHandler {
+            meta: meta.clone(),
+            view: meta_view.clone(),
+            shards: running.subscribe(),
+            draining: draining.clone(),
+            clock: clock.clone(),
+            beginning: beginning.clone(),
+            partitions: partitions.clone(),
+            quarantined: quarantined.clone(),
+            receptions: Receptions::default(),
+        };
+        let snapshot_dir = options.snapshot_dir.clone();
         serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
         let proposals = Arc::new(Proposals {
@@ -268,10 +282,18 @@ impl Member {
                 }
             }
         });
-        let (for_controller, transport) = (proposals.clone(), options.transport.clone());
+        let (for_controller, transport, cuts) = (proposals.clone(), options.transport.clone(), partitions.clone());
         supervisor.spawn("controller", move |stop| {
-            let (proposals, transport) = (for_controller.clone(), transport.clone());
-            async move { controller::run(&proposals, &*transport, &stop).await }
+            let (proposals, transport, cuts) = (for_controller.clone(), transport.clone(), cuts.clone());
+            async move { controller::run(&proposals, &*transport, &cuts, &stop).await }
+        });
+        let watched = partitions.clone();
+        supervisor.spawn("partitions", move |stop| {
+            let partitions = watched.clone();
+            async move {
+                partitions.watch(&stop).await;
+                Ok(())
+            }
         });
         Ok(Self {
             node: options.node,
@@ -283,6 +305,7 @@ impl Member {
             shards,
             batches,
             quarantined,
+            partitions,
             draining,
         })
     }

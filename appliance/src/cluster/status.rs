@@ -1,7 +1,7 @@
 //! What this member can say about its groups and its fellow members, for the admin API.
 
 use iris_protocol::NodeId;
-use iris_protocol::admin::{GroupStatus, NodeStatus};
+use iris_protocol::admin::{GroupStatus, NetworkStatus, NodeStatus};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
@@ -20,6 +20,12 @@ impl Member {
             statuses.push(status);
         }
         statuses
+    }
+
+    /// The network between the members, and how often it was found cut.
+    #[must_use]
+    pub fn network_status(&self) -> (NetworkStatus, u64) {
+        (self.partitions.status(), self.partitions.count())
     }
 
     /// Every member, with what this node knows of it.

@@ -36,7 +36,9 @@ impl AdminSource for NodeAdmin {
         Box::pin(async move {
             let state = self.member.meta_view.borrow().clone();
             let (nodes, groups) = (self.member.node_statuses(), self.member.group_statuses());
-            let mut health = health::assess(&Facts { node: self.member.node, nodes: &nodes, groups: &groups });
+            let (network, partitions) = self.member.network_status();
+            let facts = Facts { node: self.member.node, nodes: &nodes, groups: &groups, cuts: &network.cuts };
+            let mut health = health::assess(&facts);
             let quarantined = nodes.iter().filter(|node| self.member.quarantined.what(node.id).is_some());
             health::add_quarantined(&mut health, quarantined);
             StatusReport {
@@ -50,7 +52,8 @@ impl AdminSource for NodeAdmin {
                 health,
                 nodes,
                 groups,
-                counters: self.counters(),
+                network,
+                counters: Counters { partitions, ..self.counters() },
             }
         })
     }

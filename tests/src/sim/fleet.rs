@@ -48,7 +48,8 @@ impl Outcome {
     /// A number from the line for the whole.
     #[must_use]
     pub fn number(&self, name: &str) -> u64 {
-        let words: Vec<&str> = self.said.iter().find(|line| line.starts_with("sim: seed")).map_or("", |line| line).split(' ').collect();
+        let words: Vec<&str> =
+            self.said.iter().find(|line| line.starts_with("sim: seed")).map_or("", |line| line).split(' ').collect();
         words.windows(2).find(|pair| pair[0] == name).and_then(|pair| pair[1].parse().ok()).unwrap_or(0)
     }
 }
@@ -88,7 +89,8 @@ impl Fleet {
             command.arg("--week");
         }
         command.env("LD_PRELOAD", &self.same).env("IRIS_SIM_SEED", seed.to_string());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn()?;
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn()?;
         let deadline = if self.weeks { WEEK_DEADLINE } else { DEADLINE };
         let Ok(ended) = tokio::time::timeout(deadline, child.wait_with_output()).await else {
             let said = vec![format!("BROKEN it ends: no end after {} s", deadline.as_secs())];

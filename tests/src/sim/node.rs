@@ -220,6 +220,7 @@ fn balance(member: &Arc<Member>, transport: Arc<dyn PeerTransport>, supervisor: 
         meta: member.meta_view.clone(),
         clients: member.clients.clone(),
         transport,
+        partitions: member.partitions.clone(),
     };
     supervisor.spawn_critical("leader balance", move |stop| async move {
         leaderships.balance(&stop).await;

@@ -14,10 +14,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Method, QUEUE_LEN_MAX, VERSION, WRITE_GATHER_MAX, put_frame, read_frame, write_out};
+use crate::cluster::breaker::Breaker;
 use crate::cluster::transport::{Channel, PeerStream, PeerTransport};
 
 /// Between attempts to open a stream: short, because the link below has its own backoff and says at once that it is down.
 const REOPEN_AFTER: Duration = Duration::from_millis(50);
+
+/// A call that was given less time than this and ran out of it says nothing against a peer: heartbeats have a tenth of a second,
+/// which a busy machine or a slow disk needs now and then.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,9 @@ pub enum RpcError {
     /// No live stream, or it broke before the answer: whether the call was carried out is unknown.
     #[error("node {0} can't be reached")]
     Unreachable(NodeId),
+    /// The last calls to it failed, and it is not asked for a while ([`crate::cluster::breaker`]): this one was not sent.
+    #[error("node {0} did not answer the last calls and is left alone for a while")]
+    LeftAlone(NodeId),
     /// No answer in time; unknown as well.
     #[error("node {0} did not answer in time")]
     Deadline(NodeId),
@@ -45,8 +53,10 @@ struct Call {
 /// Calls to one peer on one channel.
 pub struct RpcClient {
     node: NodeId,
+    channel: Channel,
     calls: mpsc::Sender<Call>,
     connected: Arc<AtomicBool>,
+    breaker: Arc<Breaker>,
 }
 
 impl RpcClient {
@@ -61,9 +71,32 @@ impl RpcClient {
         payload: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, RpcError> {
+        let made_ms = self.breaker.now_ms();
         if !self.connected.load(Ordering::Relaxed) {
+            self.breaker.failed(made_ms, made_ms);
             return Err(RpcError::Unreachable(self.node));
         }
+        if self.channel != Channel::Raft && !self.breaker.allows(made_ms) {
+            return Err(RpcError::LeftAlone(self.node));
+        }
+        let result = self.send(method, group, payload, deadline).await;
+        self.judge(&result, made_ms, deadline);
+        result
+    }
+
+    fn judge(&self, result: &Result<Bytes, RpcError>, made_ms: u64, deadline: Duration) {
+        let now_ms = self.breaker.now_ms();
+        match result {
+            Ok(_) | Err(RpcError::Refused(..)) => self.breaker.heard(now_ms),
+            Err(RpcError::Deadline(_)) if deadline < PATIENCE => {}
+            Err(_) if self.breaker.failed(made_ms, now_ms) => {
+                tracing::warn!(node = %self.node, "a peer does not answer: calls to it fail at once until it is heard of, or for 30 s");
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn send(&self, method: Method, group: u16, payload: Bytes, deadline: Duration) -> Result<Bytes, RpcError> {
         let (answer, answered) = oneshot::channel();
         let whole = async {
             let call = Call { method, group, payload, answer };
@@ -86,6 +119,7 @@ pub struct ClientTask {
     channel: Channel,
     calls: mpsc::Receiver<Call>,
     connected: Arc<AtomicBool>,
+    breaker: Arc<Breaker>,
 }
 
 impl RpcClients {
@@ -97,12 +131,21 @@ impl RpcClients {
         by_peer.retain(|(node, _), _| peers.contains(node));
         let mut tasks = Vec::new();
         for &node in peers {
+            let known = by_peer.get(&(node, Channel::Raft)).map(|client| client.breaker.clone());
+            let breaker = known.unwrap_or_else(|| Arc::new(Breaker::new()));
             for channel in Channel::CALLS {
                 by_peer.entry((node, channel)).or_insert_with(|| {
                     let (sender, calls) = mpsc::channel(QUEUE_LEN_MAX);
                     let connected = Arc::new(AtomicBool::new(false));
-                    tasks.push(ClientTask { node, channel, calls, connected: connected.clone() });
-                    Arc::new(RpcClient { node, calls: sender, connected })
+                    let breaker = breaker.clone();
+                    tasks.push(ClientTask {
+                        node,
+                        channel,
+                        calls,
+                        connected: connected.clone(),
+                        breaker: breaker.clone(),
+                    });
+                    Arc::new(RpcClient { node, channel, calls: sender, connected, breaker })
                 });
             }
         }
@@ -116,6 +159,18 @@ impl RpcClients {
     /// The node is no peer of this one.
     pub fn get(&self, node: NodeId, channel: Channel) -> Result<Arc<RpcClient>, RpcError> {
         self.by_peer.load().get(&(node, channel)).cloned().ok_or(RpcError::Unreachable(node))
+    }
+
+    /// The breaker of a peer; `None` if the node is none.
+    pub(in crate::cluster) fn breaker(&self, node: NodeId) -> Option<Arc<Breaker>> {
+        self.by_peer.load().get(&(node, Channel::Raft)).map(|client| client.breaker.clone())
+    }
+
+    /// A peer called by itself: it is there.
+    pub(in crate::cluster) fn heard_from(&self, node: NodeId) {
+        if let Some(client) = self.by_peer.load().get(&(node, Channel::Raft)) {
+            client.breaker.heard(client.breaker.now_ms());
+        }
     }
 }
 
@@ -137,6 +192,7 @@ impl ClientTask {
             };
             match opened {
                 Ok(stream) => {
+                    self.breaker.heard(self.breaker.now_ms());
                     self.connected.store(true, Ordering::Relaxed);
                     let ended = tokio::select! {
                         () = stop.cancelled() => return,

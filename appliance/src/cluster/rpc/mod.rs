@@ -57,15 +57,17 @@ pub enum Method {
     MetaCall = 14,
     /// Who is in the cluster, as the asked node knows.
     Members = 15,
-    /// How the cluster stands without the caller, which is in quarantine (C12).
-    Standing = 17,
     /// The same, from a member that knows of no cluster yet, to one that may.
     Beginning = 16,
+    /// Whom the asked node has a link to.
+    Sight = 17,
+    /// How the cluster stands without the caller, which is in quarantine (C12).
+    Standing = 18,
 }
 
 impl Method {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Method; 12] = [
+        const ALL: [Method; 13] = [
             Method::AppendEntries,
             Method::Vote,
             Method::PreVote,
@@ -76,8 +78,9 @@ impl Method {
             Method::WillLead,
             Method::MetaCall,
             Method::Members,
-            Method::Standing,
             Method::Beginning,
+            Method::Sight,
+            Method::Standing,
         ];
         ALL.into_iter().find(|method| *method as u8 == byte)
     }

@@ -64,7 +64,7 @@ fn client_over(stream: PeerStream) -> (Arc<RpcClient>, CancellationToken) {
 async fn call(client: &RpcClient, method: Method, payload: Bytes) -> Result<Bytes, RpcError> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     loop {
-        match client.call(method, 7, payload.clone(), Duration::from_millis(500)).await {
+        match client.call(method, 7, payload.clone(), Duration::from_secs(1)).await {
             Err(RpcError::Unreachable(_)) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
             other => return other,
         }
@@ -148,4 +148,48 @@ async fn a_request_and_its_answer_as_they_travel() {
     let (answer, ()) = tokio::join!(call(&client, Method::Append, Bytes::from_static(b"a payload")), relaying);
     assert_eq!(answer.unwrap(), Bytes::from_static(b"\0\x07a payload"));
     server.abort();
+}
+
+/// A peer whose streams open and never answer.
+#[derive(Default)]
+struct Mute(std::sync::Mutex<Vec<tokio::io::DuplexStream>>);
+
+impl PeerTransport for Mute {
+    fn open(&self, _: NodeId, _: Channel) -> BoxFuture<'_, anyhow::Result<PeerStream>> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        self.0.lock().unwrap().push(theirs);
+        Box::pin(async { Ok(Box::new(ours) as PeerStream) })
+    }
+
+    fn is_up(&self, _: NodeId) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_answers_is_left_alone_save_by_raft_and_asked_again_once_it_is_heard_of() {
+    let (clients, mute, stop) = (RpcClients::default(), Arc::new(Mute::default()), CancellationToken::new());
+    let peer = NodeId(2);
+    for mut task in clients.set_peers(&[peer].into()) {
+        let (transport, stop) = (mute.clone(), stop.clone());
+        tokio::spawn(async move { task.run(transport, &stop).await });
+    }
+    let (edge, raft) = (clients.get(peer, Channel::Edge).unwrap(), clients.get(peer, Channel::Raft).unwrap());
+    let (late, left_alone) = (Err(RpcError::Deadline(peer)), Err(RpcError::LeftAlone(peer)));
+    // The streams open, which is a sign of life; calls come later than that.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    for _ in 0..5 {
+        assert_eq!(call(&edge, Method::Append, Bytes::new()).await, late);
+    }
+    let now = tokio::time::Instant::now();
+    assert_eq!(call(&edge, Method::Append, Bytes::new()).await, left_alone);
+    assert_eq!(now.elapsed(), Duration::ZERO, "at once");
+    assert_eq!(call(&raft, Method::Append, Bytes::new()).await, late, "Raft's go on");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(call(&edge, Method::Append, Bytes::new()).await, late, "the probe");
+    assert_eq!(call(&edge, Method::Append, Bytes::new()).await, left_alone);
+    clients.heard_from(peer);
+    assert_eq!(call(&edge, Method::Append, Bytes::new()).await, late, "asked again");
+    assert_eq!(clients.breaker(peer).unwrap().opened(), 1);
+    stop.cancel();
 }

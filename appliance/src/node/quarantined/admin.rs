@@ -3,8 +3,8 @@
 use futures::future::BoxFuture;
 use iris_protocol::NodeId;
 use iris_protocol::admin::{
-    ConnectInfo, Counters, Health, HealthLevel, IssuedJoinToken, JoinTokenRequest, NodeStatus, StatusReport, UserToken,
-    UserTokenRequest,
+    ConnectInfo, Counters, Health, HealthLevel, IssuedJoinToken, JoinTokenRequest, NetworkStatus, NodeStatus,
+    StatusReport, UserToken, UserTokenRequest,
 };
 use tokio::sync::watch;
 
@@ -75,6 +75,7 @@ impl AdminSource for QuarantineAdmin {
             health: Health { level: HealthLevel::Stopped, sentence: sentence(&self.note, &self.next.borrow()) },
             nodes: nodes.collect(),
             groups: Vec::new(),
+            network: NetworkStatus::default(),
             counters: Counters::default(),
         };
         Box::pin(std::future::ready(report))

@@ -175,7 +175,11 @@ impl Sender {
             ServerFrame::Refused { seq, code, reason, .. } => {
                 let Some((recipient, message)) = self.numbers.remove(&seq) else { return Ok(()) };
                 if !code.is_retryable() {
-                    self.parts.book.broken("one answer", now_ms, format!("message {message} refused: {code}, {reason}"));
+                    self.parts.book.broken(
+                        "one answer",
+                        now_ms,
+                        format!("message {message} refused: {code}, {reason}"),
+                    );
                 }
                 if let Some(lane) = self.lanes.get_mut(&recipient) {
                     lane.in_flight -= 1;

@@ -93,12 +93,7 @@ fn with_what_was_received(world: &World, user: &UserId, inbox: Vec<Seen>) -> Vec
     received.cloned().chain(inbox.iter().cloned()).collect()
 }
 
-fn whole_inbox(
-    world: &World,
-    node: NodeId,
-    group: &iris_appliance::cluster::ShardGroup,
-    user: &UserId,
-) -> Vec<Seen> {
+fn whole_inbox(world: &World, node: NodeId, group: &iris_appliance::cluster::ShardGroup, user: &UserId) -> Vec<Seen> {
     const ALL: PageLimits = PageLimits { entries_max: 100_000, bytes_max: 1 << 30 };
     match group.store.read(user, EntryId::ZERO, ALL) {
         Ok(page) => {

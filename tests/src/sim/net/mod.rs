@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 
 use super::time::HostTime;
 use super::trace::Trace;
-pub use pipe::PipeEnd;
 use pipe::Flow;
+pub use pipe::PipeEnd;
 pub use transport::{NodeAcceptor, NodeTransport};
 
 /// A host's number: nodes have their id's, the clients' machine is 0.
