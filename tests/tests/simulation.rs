@@ -12,7 +12,7 @@ async fn fleet() -> Fleet {
 }
 
 /// Schedules of the short form, at a time.
-const SCHEDULES: usize = 16;
+const SCHEDULES: usize = 8;
 const JOBS: usize = 2;
 
 #[tokio::test]

@@ -267,6 +267,9 @@ impl World {
     /// What one node leads shall be led by another.
     pub fn give_away(&self, from: usize, to: NodeId) {
         let machine = &self.machines[from];
+        if machine.place.node == to {
+            return;
+        }
         if let (Some(host), Some(member)) = (&machine.host, machine.member()) {
             host.spawn(async move { testing::give_away(&member, to).await });
         }

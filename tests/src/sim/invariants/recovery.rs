@@ -7,6 +7,9 @@ use iris_appliance::cluster::testing::{GroupSeen, groups};
 
 use super::super::world::World;
 
+/// Nodes that hold a shard, where there are so many (C3).
+const COPIES: usize = 3;
+
 /// Whether it has.
 #[must_use]
 pub fn has_settled(world: &World) -> bool {
@@ -34,7 +37,9 @@ fn unsettled(world: &World) -> Option<String> {
         let Some(member) = machine.member() else { return Some(format!("node {node} does not run")) };
         let state = member.meta_view.borrow().clone()?;
         let wanted = state.shards.iter().filter(|record| record.is_on(node)).count();
-        if member.shards.by_id().len() < wanted || !state.shards.iter().all(|record| record.is_settled()) {
+        let copies = world.machines.len().min(COPIES);
+        let placed = state.shards.iter().all(|record| record.is_settled() && record.replicas.len() == copies);
+        if member.shards.by_id().len() < wanted || !placed {
             return Some(format!("node {node} sees shards on their way: {:?}", state.shards));
         }
         for group in groups(&member) {
