@@ -54,6 +54,10 @@ pub struct Plan {
     pub users: u64,
     /// Between two messages of one sender.
     pub every_ms: std::ops::Range<u64>,
+    /// Longest body. The log is purged in steps of 64 KiB, so that snapshots need long ones.
+    pub body_len_max: usize,
+    /// An fsync takes up to so long where no fault makes it longer.
+    pub fsync_ms: u64,
     /// When everything is healed and nothing new is sent.
     pub calm_again_ms: u64,
     /// What happens, in order.
@@ -119,6 +123,8 @@ impl Plan {
             senders: draw.random_range(1..=4),
             users: draw.random_range(1..=4),
             every_ms: 20..draw.random_range(60..400),
+            body_len_max: if draw.random_bool(0.5) { 64 } else { draw.random_range(4_000..30_000) },
+            fsync_ms: [4, 4, 40, 250][draw.random_range(0..4)],
             calm_again_ms,
             faults: Vec::new(),
         };
@@ -134,6 +140,7 @@ impl Plan {
         plan.weather.latency_min_ms = WEEK_TICK_MS;
         plan.settings.timing = RaftTiming { heartbeat_ms: 2_000, election_ms_min: 6_000, election_ms_max: 12_000 };
         plan.settings.checkpoint_every = Duration::from_secs(60);
+        plan.body_len_max = plan.body_len_max.min(1_000);
         (plan.founders, plan.joins) = (3, vec![WEEK_MS / 3]);
         plan.every_ms = 20..1_000;
         plan.faults.clear();
@@ -161,17 +168,17 @@ impl Plan {
         let losses = [Loss::Nothing, Loss::Unsynced, Loss::Torn];
         let loss = losses[draw.random_range(0..losses.len())];
         let (begin, end) = match draw.random_range(0..100) {
-            0..22 => (Fault::Crash(node, loss), Some(Fault::Boot(node))),
-            22..28 => {
+            0..20 => (Fault::Crash(node, loss), Some(Fault::Boot(node))),
+            20..30 => {
                 self.faults.extend((0..nodes).map(|node| (end_ms + draw.random_range(0..1_000), Fault::Boot(node))));
                 (Fault::CrashAll(loss), None)
             }
-            28..40 => (Fault::Pause(node), Some(Fault::Resume(node))),
+            30..40 => (Fault::Pause(node), Some(Fault::Resume(node))),
             40..55 => (Fault::Isolate(node), Some(Fault::Heal)),
             55..67 => (Fault::Cut(node, other), Some(Fault::Uncut(node, other))),
             67..73 => (Fault::Slow(node, other, draw.random_range(50..800)), Some(Fault::Slow(node, other, 0))),
             73..80 => (Fault::Clock(node, clock_jump(draw)), None),
-            80..86 => (Fault::Disk(node, draw.random_range(50..600)), Some(Fault::Disk(node, 4))),
+            80..86 => (Fault::Disk(node, draw.random_range(50..600)), Some(Fault::Disk(node, self.fsync_ms))),
             _ => (Fault::Move(node, other), None),
         };
         self.faults.push((at_ms, begin));

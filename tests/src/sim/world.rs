@@ -136,6 +136,7 @@ impl World {
 
     fn add_machine(&mut self, place: Place) -> anyhow::Result<()> {
         let disk = Disk::new(self.folder.join(format!("n{}", place.node)))?;
+        disk.set_fsync_ms(self.plan.fsync_ms);
         self.nodes.add(place.node);
         let (slot, skew) = (Slot::default(), Skew::default());
         self.machines.push(Machine { place, disk, host: None, slot, skew, paused: false });
@@ -308,6 +309,7 @@ impl World {
                 recipients: users.clone(),
                 every_ms: self.plan.every_ms.clone(),
                 window: self.plan.window,
+                body_len_max: self.plan.body_len_max,
                 until_ms: self.plan.calm_again_ms,
             };
             self.on_clients(client::send(self.parts(), what, rng(self.plan.seed, &format!("sender {sender}"))));

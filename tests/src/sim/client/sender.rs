@@ -33,6 +33,8 @@ pub struct Sending {
     pub every_ms: std::ops::Range<u64>,
     /// Unanswered at once to one inbox.
     pub window: usize,
+    /// Longest body.
+    pub body_len_max: usize,
     /// Nothing new after that.
     pub until_ms: u64,
 }
@@ -124,7 +126,7 @@ impl Sender {
             return;
         }
         let recipient = self.what.recipients[self.rng.random_range(0..self.what.recipients.len())].clone();
-        let mut body = vec![0; self.rng.random_range(8..64)];
+        let mut body = vec![0; self.rng.random_range(8..=self.what.body_len_max)];
         self.rng.fill_bytes(&mut body);
         let key = key(unix_ms(now_ms), &mut self.rng);
         let message = self.parts.book.intend(&self.what.sender, &recipient, key, Bytes::from(body));
