@@ -415,7 +415,8 @@ impl Node {
             tracing::warn!(kept, "some leaderships had nobody to go to");
         }
         self.edge.drained(self.drain_deadline).await;
-        // Sessions have their answers; sessions of other nodes find the new leaders.
+        // Sessions have their answers; sessions of other nodes find the new leaders. Groups stop before the tasks that look after them.
+        supervisor.expect_ends();
         let checkpointed = self.member.shut_down().await;
         if !supervisor.shut_down(STOP_DEADLINE).await {
             tracing::warn!("some tasks did not end in time; what was acked is safe");

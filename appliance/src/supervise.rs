@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Supervisor(Arc<Inner>);
 
 struct Inner {
     stop: CancellationToken,
+    /// What tasks need is being taken from under them, in order: their ends are no failures any more.
+    leaving: AtomicBool,
     tasks: TaskTracker,
     fatal: watch::Sender<Option<String>>,
     restarts: AtomicU64,
@@ -48,6 +50,7 @@ impl Supervisor {
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             stop: CancellationToken::new(),
+            leaving: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             fatal: watch::Sender::new(None),
             restarts: AtomicU64::new(0),
@@ -66,7 +69,7 @@ impl Supervisor {
             let mut recent = VecDeque::new();
             loop {
                 let Err(error) = guarded(make(inner.stop.clone())).await else { return };
-                if inner.stop.is_cancelled() {
+                if inner.is_stopping() {
                     return;
                 }
                 let now = Instant::now();
@@ -98,7 +101,7 @@ impl Supervisor {
         let (name, inner) = (name.into(), self.0.clone());
         self.0.tasks.spawn(async move {
             let ended = guarded(make(inner.stop.clone())).await;
-            if !inner.stop.is_cancelled() {
+            if !inner.is_stopping() {
                 let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| format!("{error:#}"));
                 inner.end(format!("{name}: {why}"));
             }
@@ -129,6 +132,12 @@ impl Supervisor {
         self.0.restarts.load(Ordering::Relaxed)
     }
 
+    /// The node is leaving: a task that ends from now on is neither started again nor a reason to end the process. Those that
+    /// go on do so until [`Self::shut_down`].
+    pub fn expect_ends(&self) {
+        self.0.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Stops every task and waits for them; `false` if some had not ended by the deadline.
     pub async fn shut_down(&self, deadline: Duration) -> bool {
         self.0.stop.cancel();
@@ -138,6 +147,10 @@ impl Supervisor {
 }
 
 impl Inner {
+    fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled() || self.leaving.load(Ordering::Relaxed)
+    }
+
     /// The first reason stays.
     fn end(&self, why: String) {
         self.fatal.send_if_modified(|now| {
@@ -212,5 +225,25 @@ mod tests {
         });
         assert!(stopping.shut_down(Duration::from_secs(1)).await);
         assert!(stopping.fatal().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_ends_while_the_node_leaves_is_no_failure() {
+        let supervisor = Supervisor::new();
+        let gone = CancellationToken::new();
+        for name in ["membership", "balance"] {
+            let gone = gone.clone();
+            supervisor.spawn(name, move |_| gone.clone().cancelled_owned().map(|()| anyhow::bail!("channel closed")));
+        }
+        supervisor.spawn_critical("core", {
+            let gone = gone.clone();
+            |_| gone.cancelled_owned().map(|()| Ok(()))
+        });
+        supervisor.expect_ends();
+        gone.cancel();
+        supervisor.0.tasks.close();
+        supervisor.0.tasks.wait().await;
+        assert_eq!(supervisor.restarts(), 0);
+        assert!(supervisor.fatal().now_or_never().is_none());
     }
 }
