@@ -14,14 +14,14 @@ use crate::faults::bed::{Bed, options};
 use crate::faults::clock::{Clocks, Off};
 use crate::faults::load::{Load, Size};
 use crate::faults::{Outcome, Rounds, Row, RowRun};
-use crate::wait::within;
+use crate::wait::{let_pass, within};
 
 /// The row.
 pub const ROW: Row = Row {
     name: "CLOCK",
     number: 11,
     about: "wall clocks jump by 30 s, and nodes boot in 1970",
-    rounds: Rounds { short: 3, long: 60 },
+    rounds: Rounds { short: 6, long: 60 },
     run,
 };
 
@@ -30,6 +30,9 @@ const JUMP_MS: i64 = 30_000;
 
 /// Every so many rounds a node boots in 1970.
 const BOOT_EVERY: u32 = 3;
+
+/// And every so many of those, all of them do.
+const ALL_EVERY: u32 = 2;
 
 fn run<'a>(run: &'a RowRun<'a>) -> LocalBoxFuture<'a, anyhow::Result<Outcome>> {
     Box::pin(play(run))
@@ -50,8 +53,12 @@ async fn play(run: &RowRun<'_>) -> anyhow::Result<Outcome> {
     for round in 1..=run.rounds {
         load.more(rng.random_range(50..300)).await?;
         if round % BOOT_EVERY == 0 {
-            boot_in_1970(run, round, &mut bed, &clocks, &load, &mut rng).await?;
             boots += 1;
+            if boots % ALL_EVERY == 0 {
+                boot_all_in_1970(run, round, &mut bed, &clocks, &load, &mut rng).await?;
+            } else {
+                boot_in_1970(run, round, &mut bed, &clocks, &load, &mut rng).await?;
+            }
         } else {
             jump(run, round, &mut bed, &clocks, &load, &mut rng).await?;
         }
@@ -122,5 +129,29 @@ async fn boot_in_1970(
     load.more(rng.random_range(50..300)).await?;
     bed.cluster.heal().await?;
     clocks.set(booted, Off::ByMs(0))?;
+    load.more(rng.random_range(50..200)).await
+}
+
+/// The power fails, and no machine of the house has a battery: all boot in 1970, and their clocks are set right some time later.
+/// Until then no token is valid yet; clients wait.
+async fn boot_all_in_1970(
+    run: &RowRun<'_>,
+    round: u32,
+    bed: &mut Bed,
+    clocks: &Clocks,
+    load: &Load,
+    rng: &mut StdRng,
+) -> anyhow::Result<()> {
+    bed.cluster.kill9_all()?;
+    for node in 0..bed.cluster.len() {
+        clocks.set(node, Off::Boot1970(Duration::from_secs(rng.random_range(0..60))))?;
+    }
+    bed.cluster.heal().await.context("with all nodes in 1970")?;
+    run.say(&format!("round {round}: all nodes booted in 1970 at {} acked", load.oracle.acked()));
+    let_pass(Duration::from_millis(rng.random_range(500..5_000))).await;
+    for node in 0..bed.cluster.len() {
+        clocks.set(node, Off::ByMs(0))?;
+        let_pass(Duration::from_millis(rng.random_range(0..1_000))).await;
+    }
     load.more(rng.random_range(50..200)).await
 }

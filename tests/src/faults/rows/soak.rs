@@ -36,13 +36,13 @@ const MINUTES: u32 = 60;
 const EPOCH: Duration = Duration::from_secs(180);
 
 /// An acked entry's life: longer than an epoch and its judgement, whatever those meet.
-const RETENTION: Duration = Duration::from_secs(480);
+const RETENTION: Duration = Duration::from_secs(600);
 
 /// After which the devices of a judged epoch hold nothing back any more.
 const DEVICE_EXPIRY: Duration = Duration::from_secs(300);
 
 /// Until then everything grows to its level: an epoch, the life of its entries, and that of its devices.
-const WARM: Duration = Duration::from_secs(180 + 480 + 300 + 60);
+const WARM: Duration = Duration::from_secs(180 + 600 + 300 + 60);
 
 /// A run has to be so much longer than it takes to get warm before growth is judged.
 const JUDGED: Duration = Duration::from_secs(600);
