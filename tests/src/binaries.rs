@@ -12,6 +12,8 @@ pub enum Binary {
     Iris,
     /// The product with a log that loses what was not fsynced when it is killed.
     LossyNode,
+    /// A folder as a disk that can lose power.
+    LossyDisk,
     /// Links of a node and nothing else.
     LinkNode,
     /// Made-up announcements without end.
@@ -23,6 +25,7 @@ impl Binary {
         match self {
             Self::Iris => "iris",
             Self::LossyNode => "lossy_node",
+            Self::LossyDisk => "lossy_disk",
             Self::LinkNode => "link_node",
             Self::MdnsFlood => "mdns_flood",
         }

@@ -2,6 +2,7 @@
 //! in order. Owns what an fsync, a failed fsync and a power cut make of them.
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::Tear;
 use super::pages::Pages;
@@ -29,7 +30,7 @@ impl Change {
 }
 
 /// A write of which a part survived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Torn {
     /// Bytes that survived.
     pub kept: u64,

@@ -1,42 +1,43 @@
-//! A disk that can lose power. A folder is mounted (FUSE) whose files lie in this process's memory, twice: as programs see
-//! them, and as a disk would have them after a power cut, which is what an fsync has covered and no more. Any program can have
-//! its whole data on it, unmodified. It also tears the last write, flips bits, refuses room, and makes fsync fail, dawdle or lie.
+//! A disk that can lose power. A folder is mounted (FUSE) whose files lie in memory, twice: as programs see them, and as a disk
+//! would have them after a power cut, which is what an fsync has covered and no more. Any program can have its whole data on
+//! it, unmodified. It also tears the last write, flips bits, refuses room, and makes fsync fail, dawdle or lie.
 //!
 //! What it is strict about, as POSIX lets a disk be: an fsync of a file covers its content, not its name, which needs an fsync of
 //! its folder; nothing unsynced survives unless [`Tear`] says so. What the kernel does on any other disk it does on this one:
 //! page cache, locks, shared memory (SQLite's WAL index). Except syncfs(2), which it does not pass on to FUSE: a program
 //! that relies on it loses its data here.
 //!
-//! A process must not map a file of a disk that it serves itself (so: no SQLite store opened in the test's own process): its
-//! page faults would wait for a thread that waits for them.
-//!
-//! End the processes that use it before [`LossyDisk::power_cut`]; one that lives is told that its open files are stale.
+//! A process of its own serves it (`bin/lossy_disk`): one that maps a file it serves itself, as SQLite does, waits for itself
+//! for ever. That process ends, and unmounts, with the one that made it. End the processes that use a disk before
+//! [`LossyDisk::power_cut`]; one that lives is told that its open files are stale.
 
 mod disk;
 mod file;
 mod names;
 mod pages;
+mod request;
+mod served;
 mod server;
-#[cfg(test)]
-mod store_tests;
 #[cfg(test)]
 mod tests;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use fuser::{BackgroundSession, MountOption, Notifier, Session};
-use rustix::mount::UnmountFlags;
+use serde::{Deserialize, Serialize};
 
-use disk::Disk;
+use crate::binaries::Binary;
 pub use file::Torn;
-use server::Server;
+pub use request::serve;
+use request::{Reply, Request};
 
 /// What a power cut leaves of what was not synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tear {
     /// Nothing.
     Clean,
@@ -49,7 +50,7 @@ pub enum Tear {
 }
 
 /// What a power cut took.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
     /// Writes that are gone, wholly or in part.
     pub writes: u64,
@@ -65,49 +66,8 @@ pub struct Cut {
 #[derive(Debug)]
 pub struct LossyDisk {
     at: PathBuf,
-    shared: Arc<Shared>,
-    session: Option<BackgroundSession>,
-}
-
-/// What the serving threads have in common.
-#[derive(Debug)]
-struct Shared {
-    disk: Mutex<Disk>,
-    syncs: AtomicU64,
-    sync_delay: Mutex<Duration>,
-    delay_changed: Condvar,
-    kernel: OnceLock<Notifier>,
-}
-
-impl Shared {
-    fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count_sync(&self) {
-        self.syncs.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn sync_delay(&self) -> MutexGuard<'_, Duration> {
-        self.sync_delay.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits as long as an fsync takes; less if it was made faster meanwhile.
-    fn dawdle(&self) {
-        let begun = Instant::now();
-        let mut delay = self.sync_delay();
-        while let Some(left) = delay.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
-            let waited = self.delay_changed.wait_timeout(delay, left);
-            delay = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// What the kernel keeps of a file changes. The disk must not be locked: the kernel may ask for something first.
-    fn tell_kernel(&self, what: impl FnOnce(&Notifier) -> std::io::Result<()>) {
-        if let Some(Err(error)) = self.kernel.get().map(what) {
-            tracing::debug!("the kernel didn't take a change of its cache: {error}");
-        }
-    }
+    child: Child,
+    line: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
 }
 
 impl LossyDisk {
@@ -123,30 +83,21 @@ impl LossyDisk {
         tried.err().map(|error| format!("no FUSE here (root and /dev/fuse, or fusermount3, are needed): {error:#}"))
     }
 
-    /// An empty disk, mounted at a folder, which is made if need be. A thread of this process serves it.
+    /// An empty disk, mounted at a folder, which is made if need be.
     ///
     /// # Errors
-    /// No FUSE here, or the folder can't be made.
+    /// No FUSE here, the folder can't be made, or the program that serves it is not built.
     pub fn mount(at: &Path) -> anyhow::Result<Self> {
-        // The remains of a run that was killed.
-        if std::fs::metadata(at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)) {
-            rustix::mount::unmount(at, UnmountFlags::DETACH).with_context(|| format!("unmounting {}", at.display()))?;
+        let mut command = Command::new(Binary::LossyDisk.path()?);
+        // What ends this process by its group must leave it time to unmount.
+        command.arg(at).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().context("starting the process that serves a lossy disk")?;
+        let line = child.stdin.take().zip(child.stdout.take().map(BufReader::new));
+        let disk = Self { at: at.to_owned(), child, line: Mutex::new(line) };
+        match disk.ask(&Request::Mount)? {
+            Reply::Done => Ok(disk),
+            other => bail!("the lossy disk answered {other:?}"),
         }
-        std::fs::create_dir_all(at).with_context(|| format!("making {}", at.display()))?;
-        let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        let shared = Arc::new(Shared {
-            disk: Mutex::new(Disk::new(owner)),
-            syncs: AtomicU64::new(0),
-            sync_delay: Mutex::default(),
-            delay_changed: Condvar::new(),
-            kernel: OnceLock::new(),
-        });
-        let options = [MountOption::FSName("lossy".to_owned()), MountOption::NoAtime];
-        let session = Session::new(Server(shared.clone()), at, &options);
-        let session = session.with_context(|| format!("mounting a lossy disk at {}", at.display()))?;
-        let _ = shared.kernel.set(session.notifier());
-        let session = session.spawn().context("starting the thread of a lossy disk")?;
-        Ok(Self { at: at.to_owned(), shared, session: Some(session) })
     }
 
     /// Where it is mounted.
@@ -155,39 +106,55 @@ impl LossyDisk {
         &self.at
     }
 
+    fn ask(&self, request: &Request) -> anyhow::Result<Reply> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, replies) = line.as_mut().context("it has no pipes")?;
+        let mut answer = String::new();
+        writeln!(requests, "{}", serde_json::to_string(request)?)?;
+        requests.flush()?;
+        replies.read_line(&mut answer)?;
+        match serde_json::from_str(&answer).with_context(|| format!("it answered {answer:?}"))? {
+            Reply::Failed(why) => bail!(why),
+            reply => Ok(reply),
+        }
+    }
+
+    fn told(&self, request: &Request) -> Reply {
+        self.ask(request).expect("the process of a lossy disk lives as long as its owner and takes every order")
+    }
+
     /// The power goes and comes back: what was not synced is gone, but for what `tear` leaves. Settings stay as they are.
     pub fn power_cut(&self, tear: Tear) -> Cut {
-        self.shared.disk().power_cut(tear)
+        if let Reply::Cut(cut) = self.told(&Request::PowerCut(tear)) { cut } else { Cut::default() }
     }
 
     /// An fsync from now on says yes and does nothing: the negative control of a power cut.
     pub fn ignore_sync(&self, ignore: bool) {
-        self.shared.disk().ignore_sync = ignore;
+        self.told(&Request::IgnoreSync(ignore));
     }
 
     /// An fsync from now on fails with EIO. As with Linux, what it should have written then counts as clean: the next
     /// fsync says yes and does not write it, programs go on reading it as long as the kernel has it in its page cache, and the disk
     /// has what was there before.
     pub fn fail_sync(&self, fail: bool) {
-        self.shared.disk().fail_sync = fail;
+        self.told(&Request::FailSync(fail));
     }
 
     /// So many bytes (whole pages of 4 KiB) may still be written, then writes fail with ENOSPC; what is deleted or shortened
     /// makes room. `None` is no limit. statfs(2) shows it.
     pub fn set_room(&self, room: Option<u64>) {
-        self.shared.disk().set_room(room);
+        self.told(&Request::SetRoom(room));
     }
 
     /// Every fsync takes this long from now on, also those under way; everything else goes on meanwhile.
     pub fn slow_sync(&self, delay: Duration) {
-        *self.shared.sync_delay() = delay;
-        self.shared.delay_changed.notify_all();
+        self.told(&Request::SlowSync(delay));
     }
 
     /// Every file, relative to where it is mounted, and its length.
     #[must_use]
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
-        self.shared.disk().files().into_iter().map(|(path, _, len)| (path, len)).collect()
+        if let Reply::Files(files) = self.told(&Request::Files) { files } else { Vec::new() }
     }
 
     /// Flips bit 0 to 7 of a byte, also under the processes that run: on the disk, and in what the kernel keeps of it.
@@ -195,28 +162,20 @@ impl LossyDisk {
     /// # Errors
     /// There is no such file, or it is shorter.
     pub fn flip_bit(&self, path: &Path, at: u64, bit: u8) -> anyhow::Result<()> {
-        let flipped = {
-            let mut disk = self.shared.disk();
-            disk.flip(path, at, bit).map(|id| disk.shown(id))
-        };
-        let shown = flipped.with_context(|| format!("{} has no byte {at} to flip", path.display()))?;
-        self.shared.tell_kernel(|kernel| kernel.inval_inode(shown, 0, 0));
-        Ok(())
+        self.ask(&Request::FlipBit { path: path.to_owned(), at, bit }).map(|_| ())
     }
 
     /// Fsyncs so far, of files and folders.
     #[must_use]
     pub fn syncs(&self) -> u64 {
-        self.shared.syncs.load(Ordering::SeqCst)
+        if let Reply::Syncs(syncs) = self.told(&Request::Syncs) { syncs } else { 0 }
     }
 }
 
 impl Drop for LossyDisk {
     fn drop(&mut self) {
-        // A process that still has it (or a network namespace with its own copy of the mounts) keeps it until it goes.
-        if let Err(error) = rustix::mount::unmount(&self.at, UnmountFlags::DETACH) {
-            tracing::debug!("{} was not unmounted: {error}", self.at.display());
-        }
-        drop(self.session.take());
+        // The end of its input is its order to unmount and end.
+        drop(self.line.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = self.child.wait();
     }
 }

@@ -13,10 +13,10 @@ use fuser::{
 };
 use libc::{EINVAL, EIO, EISDIR, EOPNOTSUPP, c_int};
 
-use super::Shared;
 use super::disk::{Disk, Id, Kind, Outcome, ROOT};
 use super::file::Content;
 use super::pages::PAGE;
+use super::served::Shared;
 
 /// The kernel may keep no name and no length without asking: both change behind its back at a cut.
 const NEVER: Duration = Duration::ZERO;

@@ -11,17 +11,19 @@ use std::time::Duration;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 use tempfile::TempDir;
 
-use super::{LossyDisk, Tear, Torn};
+use super::served::ServedDisk;
+use super::{Tear, Torn};
 
 /// A disk, or `None` (and a line that says so) where there is no FUSE.
-pub(super) fn disk() -> Option<(TempDir, LossyDisk)> {
-    if let Some(reason) = LossyDisk::unavailable() {
-        eprintln!("skipped: {reason}");
-        return None;
-    }
+fn disk() -> Option<(TempDir, ServedDisk)> {
     let dir = tempfile::tempdir().unwrap();
-    let disk = LossyDisk::mount(dir.path()).unwrap();
-    Some((dir, disk))
+    match ServedDisk::mount(dir.path()) {
+        Ok(disk) => Some((dir, disk)),
+        Err(error) => {
+            eprintln!("skipped: no FUSE here: {error:#}");
+            None
+        }
+    }
 }
 
 fn sync_folder(path: &Path) {

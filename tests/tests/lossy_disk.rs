@@ -1,4 +1,4 @@
-//! The stores of the product on the disk, in a process of their own that is killed with the power: what a checkpoint or an append
+//! The product's warm stores on a disk that loses power, in a process that is killed with it: what a checkpoint or an append
 //! said is there, whatever of the rest survived.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -8,12 +8,22 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use iris_store::Warm;
-use iris_store::testing::{CRASH_CHILD, warm_store_crash_child, warm_store_survives_kills};
+use iris_store::testing::{CRASH_CHILD, warm_store_conforms, warm_store_crash_child, warm_store_survives_kills};
 use iris_store::warm::{SledWarm, WarmStore};
 
-use super::Tear;
-use super::tests::disk;
-use crate::seed::{Seed, rounds};
+use iris_tests::lossy_disk::{LossyDisk, Tear};
+use iris_tests::seed::{Seed, rounds};
+use tempfile::TempDir;
+
+fn disk() -> Option<(TempDir, LossyDisk)> {
+    if let Some(reason) = LossyDisk::unavailable() {
+        eprintln!("skipped: {reason}");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = LossyDisk::mount(dir.path()).unwrap();
+    Some((dir, disk))
+}
 
 fn open(engine: &str, path: &Path) -> Arc<dyn WarmStore> {
     match engine {
@@ -37,7 +47,7 @@ fn survives_power_cuts(engine: &str, tear: impl Fn(u64) -> Tear) {
     let seed = Seed::pick();
     let child = || {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["lossy_disk::store_tests::the_child_whose_power_is_cut", "--exact", "--nocapture"]);
+        child.args(["the_child_whose_power_is_cut", "--exact", "--nocapture"]);
         child.stderr(Stdio::null()).env(CRASH_CHILD, format!("{engine} {}", dir.path().display()));
         child
     };
@@ -53,6 +63,16 @@ fn survives_power_cuts(engine: &str, tear: impl Fn(u64) -> Tear) {
 }
 
 #[test]
+fn sqlite_survives_power_cuts() {
+    survives_power_cuts("sqlite", |_| Tear::Clean);
+}
+
+#[test]
+fn sqlite_survives_power_cuts_that_tear() {
+    survives_power_cuts("sqlite", Tear::Random);
+}
+
+#[test]
 fn sled_survives_power_cuts() {
     survives_power_cuts("sled", |_| Tear::Clean);
 }
@@ -60,4 +80,12 @@ fn sled_survives_power_cuts() {
 #[test]
 fn sled_survives_power_cuts_that_tear() {
     survives_power_cuts("sled", Tear::Random);
+}
+
+#[test]
+fn both_warm_stores_conform_on_it() {
+    for engine in ["sqlite", "sled"] {
+        let Some((dir, _disk)) = disk() else { return };
+        warm_store_conforms(&|| open(engine, dir.path()));
+    }
 }
