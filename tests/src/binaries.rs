@@ -10,8 +10,6 @@ use anyhow::{Context, bail};
 pub enum Binary {
     /// The product.
     Iris,
-    /// The product with a log that loses what was not fsynced when it is killed.
-    LossyNode,
     /// A folder as a disk that can lose power.
     LossyDisk,
     /// Links of a node and nothing else.
@@ -24,7 +22,6 @@ impl Binary {
     fn name(self) -> &'static str {
         match self {
             Self::Iris => "iris",
-            Self::LossyNode => "lossy_node",
             Self::LossyDisk => "lossy_disk",
             Self::LinkNode => "link_node",
             Self::MdnsFlood => "mdns_flood",

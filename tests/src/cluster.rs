@@ -33,12 +33,6 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(45);
 /// Nodes a shard is on, if there are so many (C3).
 const REPLICAS: usize = 3;
 
-/// What a lossy node logs when its fsyncs begin to do nothing.
-pub const LYING: &str = "from now on fsync says yes and does nothing";
-
-/// Longest a lossy node may take to say so.
-const LYING_DEADLINE: Duration = Duration::from_secs(20);
-
 /// What a cluster under test is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -230,21 +224,6 @@ impl Cluster {
     /// It does not.
     pub async fn wait_ended(&mut self, index: usize) -> anyhow::Result<std::process::ExitStatus> {
         self.nodes[index].wait_ended(READY_DEADLINE).await
-    }
-
-    /// Makes the fsyncs of every lossy node do nothing from now on.
-    ///
-    /// # Errors
-    /// A node does not say that it does so.
-    pub async fn stop_syncing(&mut self) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            node.send_usr1()?;
-        }
-        wait_for("every lossy node to stop syncing", LYING_DEADLINE, async || {
-            let honest = self.nodes.iter().find(|node| !node.has_logged(LYING));
-            honest.map_or(Ok(()), |node| Err(format!("node {} still syncs", node.id).into()))
-        })
-        .await
     }
 
     /// SIGTERM, and waits for exit code 0 (B7).

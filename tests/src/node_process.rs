@@ -204,14 +204,6 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// Sends SIGUSR1, which means something to the lossy node only.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn send_usr1(&self) -> anyhow::Result<()> {
-        Ok(kill_process(Pid::from_child(self.child()?), Signal::USR1)?)
-    }
-
     /// Stops it in the middle of whatever it does, until [`Self::wake`].
     ///
     /// # Errors

@@ -58,3 +58,23 @@ async fn latency() {
 async fn soak() {
     short("SOAK").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_power_cut() {
+    short("ALL-POWER-CUT").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_power_cut() {
+    short("ONE-POWER-CUT").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn negative_control() {
+    short("NEGATIVE-CONTROL").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn torn_write() {
+    short("TORN-WRITE").await;
+}

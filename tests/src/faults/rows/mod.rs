@@ -1,20 +1,28 @@
 //! The rows, one a file, in the order of the battery.
 
+mod all_power_cut;
 mod cascade;
 mod clock;
 mod latency;
 mod leader_kill9;
 mod membership_churn;
+mod negative_control;
+mod one_power_cut;
 mod partition;
 mod sigstop_leader;
 mod sigterm;
 mod soak;
+mod torn_write;
 
 use super::Row;
 
 /// All but the soak, which takes an hour and is run by its name.
 pub const ALL: &[Row] = &[
     leader_kill9::ROW,
+    all_power_cut::ROW,
+    one_power_cut::ROW,
+    negative_control::ROW,
+    torn_write::ROW,
     clock::ROW,
     partition::ROW,
     sigstop_leader::ROW,
