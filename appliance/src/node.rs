@@ -465,9 +465,8 @@ fn link_config(config: &Config) -> anyhow::Result<LinkConfig> {
 
 /// Only the node's own user may look into the data folder: it holds keys.
 fn create_private_folder(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("can't create the data folder {}", path.display()))?;
+    use std::os::unix::fs::PermissionsExt;
+    iris_store::create_private_dir(path).with_context(|| format!("can't create the data folder {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
         .with_context(|| format!("can't make the data folder {} private", path.display()))
 }

@@ -107,13 +107,25 @@ pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
-/// Creates a folder and its parents, for this user only; one that exists is left as it is.
-pub(crate) fn create_private_dir(dir: &Path) -> std::io::Result<()> {
+/// Creates a folder and its parents, for this user only; one that exists is left as it is. Its name is durable when it returns,
+/// and those of the parents it made: what is fsynced in a folder without a durable name goes with the folder.
+///
+/// # Errors
+/// The system's.
+pub fn create_private_dir(dir: &Path) -> std::io::Result<()> {
+    let named = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+    let missing: Vec<&Path> = named.take_while(|dir| !dir.exists()).collect();
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
+    builder.create(dir)?;
+    if missing.is_empty() {
+        // Whoever made it may have ended before its name was durable. If somebody else did, in a place that is closed to this
+        // user, it is theirs to care for.
+        return sync_dir(dir).or_else(|e| if e.kind() == ErrorKind::PermissionDenied { Ok(()) } else { Err(e) });
+    }
+    missing.iter().rev().try_for_each(|made| sync_dir(made))
 }
 
 /// Makes a file's name durable.

@@ -19,7 +19,7 @@ pub mod state;
 pub mod testing;
 pub mod warm;
 
-pub use checked_file::{read_checked, write_checked};
+pub use checked_file::{create_private_dir, read_checked, write_checked};
 pub use command::{CommandError, Item, KeysSeen, NewMessage, Outcome, decode_batch, encode_batch, encode_command};
 pub use error::StoreError;
 pub use log::{GroupId, GroupLog, LogEntry, LogError, LogOptions, LogStats, RaftLog};

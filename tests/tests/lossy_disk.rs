@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use iris_store::Warm;
 use iris_store::testing::{CRASH_CHILD, warm_store_conforms, warm_store_crash_child, warm_store_survives_kills};
 use iris_store::warm::{SledWarm, WarmStore};
+use iris_store::{GroupId, LogEntry, LogOptions, RaftLog, Warm};
 
 use iris_tests::lossy_disk::{LossyDisk, Tear};
 use iris_tests::seed::{Seed, rounds};
@@ -80,6 +80,25 @@ fn sled_survives_power_cuts() {
 #[test]
 fn sled_survives_power_cuts_that_tear() {
     survives_power_cuts("sled", Tear::Random);
+}
+
+/// A folder whose name was never synced takes everything with it that was.
+#[tokio::test]
+async fn a_log_is_there_after_a_cut_with_the_folders_it_made() {
+    let Some((dir, disk)) = disk() else { return };
+    let path = dir.path().join("data/log");
+    let entry = LogEntry { index: 1, bytes: "durable".into() };
+    {
+        let log = RaftLog::open(LogOptions::new(&path)).unwrap();
+        let (done, told) = tokio::sync::oneshot::channel();
+        log.group(GroupId(1)).append(vec![entry.clone()], Box::new(|result| drop(done.send(result)))).await.unwrap();
+        told.await.unwrap().unwrap();
+        disk.ignore_sync(true);
+    }
+    disk.power_cut(Tear::Clean);
+    disk.ignore_sync(false);
+    let log = RaftLog::open(LogOptions::new(&path)).unwrap();
+    assert_eq!(log.group(GroupId(1)).read(1..2, 1_000).unwrap(), [entry]);
 }
 
 #[test]

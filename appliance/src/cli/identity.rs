@@ -1,7 +1,6 @@
 //! `iris identity`: the key by which the other members know this node.
 
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
 
 use anyhow::Context as _;
 use iris_appliance::config::identity_path;
@@ -21,8 +20,8 @@ pub struct Args {
 pub fn run(args: Args) -> Outcome {
     let data = args.node.data()?;
     // The key is private, and so is the folder from the start.
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
-    made.with_context(|| format!("can't create the data folder {}", data.display()))?;
+    iris_store::create_private_dir(&data)
+        .with_context(|| format!("can't create the data folder {}", data.display()))?;
     let identity = Identity::load_or_create(&identity_path(&data)).map_err(anyhow::Error::from)?;
     Ok(writeln!(std::io::stdout(), "{}", identity.peer_id())?)
 }

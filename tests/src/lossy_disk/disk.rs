@@ -306,7 +306,6 @@ impl Disk {
     /// What was not synced is gone, but for what `tear` leaves; nobody has a file open any more.
     pub(super) fn power_cut(&mut self, tear: Tear) -> Cut {
         let mut rng = seed::rng(if let Tear::Random(seed) = tear { seed } else { 0 }, "power cut");
-        let last = self.nodes.values().filter_map(|node| node.last_write()).max();
         let names = self.names.unsynced();
         let kept = if let Tear::Random(_) = tear { rng.random_range(0..=names) } else { 0 };
         let paths: HashMap<Id, PathBuf> = self.files().into_iter().map(|(path, id, _)| (id, path)).collect();
@@ -318,9 +317,8 @@ impl Disk {
         for id in ids {
             let Some(node) = self.nodes.get_mut(&id) else { continue };
             node.opened = 0;
-            let written_last = last.is_some() && node.last_write() == last;
             if let Kind::File(content) = &mut node.kind {
-                let loss = content.cut(Survives::of(tear, written_last, &mut rng));
+                let loss = content.cut(Survives::of(tear, &mut rng));
                 cut.writes += loss.writes;
                 cut.bytes += loss.bytes;
                 cut.torn.extend(loss.torn.map(|torn| (paths.get(&id).cloned().unwrap_or_default(), torn)));
@@ -330,11 +328,5 @@ impl Disk {
         self.nodes.retain(|id, _| left.contains(id));
         self.cuts += 1;
         cut
-    }
-}
-
-impl Node {
-    fn last_write(&self) -> Option<u64> {
-        if let Kind::File(content) = &self.kind { content.last_write() } else { None }
     }
 }

@@ -130,12 +130,6 @@ impl Content {
         self.unsynced.insert(0, (number, Change::Length(len)));
     }
 
-    /// The number of its last write, if one is unsynced.
-    pub(super) fn last_write(&self) -> Option<u64> {
-        let written = |(number, change): &(u64, Change)| matches!(change, Change::Write { .. }).then_some(*number);
-        self.unsynced.iter().rev().find_map(written)
-    }
-
     /// Only the disk counts from here on. Of what was not on it survives what `tear` says, in order.
     pub(super) fn cut(&mut self, tear: Survives<'_>) -> Loss {
         let unsynced = std::mem::take(&mut self.unsynced);
@@ -181,11 +175,11 @@ pub(super) enum Survives<'a> {
 }
 
 impl<'a> Survives<'a> {
-    /// What `tear` means for a file, which was written to last or was not.
-    pub(super) fn of(tear: Tear, written_last: bool, rng: &'a mut rand::rngs::StdRng) -> Self {
+    /// What `tear` means for a file.
+    pub(super) fn of(tear: Tear, rng: &'a mut rand::rngs::StdRng) -> Self {
         match tear {
-            Tear::At(bytes) if written_last => Self::BytesOfTheLast(bytes),
-            Tear::Clean | Tear::At(_) => Self::Nothing,
+            Tear::Clean => Self::Nothing,
+            Tear::At(bytes) => Self::BytesOfTheLast(bytes),
             Tear::Random(_) => Self::Random(rng),
         }
     }

@@ -41,8 +41,8 @@ use request::{Reply, Request};
 pub enum Tear {
     /// Nothing.
     Clean,
-    /// So many bytes of the last unsynced write of all, and what was written to its file before; nothing of other files, and no
-    /// name. The kernel hands over up to 1 MiB in one write.
+    /// Of every file so many bytes of the last unsynced write, and what was written to it before; no name. The kernel hands over
+    /// up to 1 MiB in one write.
     At(u64),
     /// Of every file the first few of its writes and some bytes of the next, and the first few of the changes of names: what
     /// a seed says.
