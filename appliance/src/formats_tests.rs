@@ -56,6 +56,7 @@ fn answers_to_an_edge() {
         ("append_outcomes", Ok(outcomes)),
         ("append_not_leader", Err(Refused::NotLeader { leader: Some(NodeId(2)) })),
         ("append_overloaded", Err(Refused::Overloaded)),
+        ("append_disk_full", Err(Refused::DiskFull)),
         ("append_failed", Err(Refused::Failed("broken".to_owned()))),
     ] {
         check_value(name, &answer, |answer| wire::encode_outcomes(answer.clone()).into(), wire::decode_outcomes);

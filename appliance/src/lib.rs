@@ -8,6 +8,7 @@ pub mod blocking;
 pub mod calendar;
 pub mod cluster;
 pub mod config;
+pub mod disk;
 pub mod edge;
 #[cfg(test)]
 mod formats_tests;

@@ -29,6 +29,7 @@ use crate::auth::pki;
 use crate::cluster::transport::over_links;
 use crate::cluster::{Leaderships, Member, MemberKeys, MemberOptions, RaftTiming, RetentionSettings, peek};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::edge::{Edge, EdgeCounters, EdgeOptions, EdgeParts};
 use crate::quarantine::{Damage, DamageWatch, Damaged, Note};
 use crate::routing::{Router, RouterParts};
@@ -101,6 +102,7 @@ pub async fn run_until(
 ) -> anyhow::Result<()> {
     let (data, mut join) = (&config.node.data, join);
     create_private_folder(data)?;
+    crate::disk::make_room(data, config.store.reserve_bytes);
     loop {
         if let Some(note) = Note::load(data)? {
             match Box::pin(quarantined::stay(&config, &note, &surroundings, &stop)).await? {
@@ -231,6 +233,8 @@ impl Node {
                 Ok(())
             }
         });
+        let folders = vec![data.clone(), data.join("log")];
+        let disk = crate::disk::spawn(supervisor, folders, log.clone(), config.store.reserve_bytes);
         let (transport, acceptor) = over_links(links.clone(), inbound, keys.clone());
         let (described, warm) = (own.clone(), damage.over(iris_store::warm::open(engine(config)?, data)?));
         scrub::spawn(supervisor, warm.clone());
@@ -259,6 +263,7 @@ impl Node {
                 settled: place.is_settled(),
                 snapshot_dir: data.join("snapshots"),
                 log_bytes_max: config.store.log_bytes_max,
+                disk: disk.clone(),
                 surroundings: surroundings.clone(),
             },
             supervisor,
@@ -269,8 +274,13 @@ impl Node {
         place.settle(data, &state)?;
         members::keep_book(supervisor, &links, data);
         supervisor.keep(links.clone());
-        Self::open_doors(config, surroundings, supervisor, Parts { member, log, listener, admin_socket, own, links })
-            .await
+        Self::open_doors(
+            config,
+            surroundings,
+            supervisor,
+            Parts { member, log, disk, listener, admin_socket, own, links },
+        )
+        .await
     }
 
     async fn open_doors(
@@ -288,6 +298,8 @@ impl Node {
             clients: member.clients.clone(),
             transport: member.transport.clone(),
             partitions: member.partitions.clone(),
+            disk: parts.disk.clone(),
+            meta_raft: member.meta.clone(),
         });
         let balancing = leaderships.clone();
         supervisor.spawn("leader balance", move |stop| {
@@ -327,8 +339,11 @@ impl Node {
 
         // For clients that verify the server by a file (docs/protocol.md, Connection). Public.
         let ca_path = config.node.data.join("ca.pem");
-        std::fs::write(&ca_path, &state.pki.ca_cert_pem)
-            .with_context(|| format!("can't write {}", ca_path.display()))?;
+        // Written once: a start on a full disk must not empty it.
+        if std::fs::read(&ca_path).ok().as_deref() != Some(state.pki.ca_cert_pem.as_bytes()) {
+            std::fs::write(&ca_path, &state.pki.ca_cert_pem)
+                .with_context(|| format!("can't write {}", ca_path.display()))?;
+        }
         let tls = Arc::new(pki::ServerTls::new(&state.pki)?);
         certificates::spawn(supervisor, tls.clone(), member.proposals.clone(), surroundings.clock.clone());
         let counters = Arc::new(EdgeCounters::default());
@@ -352,6 +367,7 @@ impl Node {
         let source = Arc::new(admin::NodeAdmin {
             member: member.clone(),
             log: parts.log.clone(),
+            disk: parts.disk,
             edge: counters,
             supervisor: supervisor.clone(),
             clock: surroundings.clock.clone(),
@@ -435,6 +451,7 @@ impl Node {
 struct Parts {
     member: Member,
     log: RaftLog,
+    disk: Disk,
     listener: TcpListener,
     admin_socket: crate::admin::AdminListener,
     own: Addresses,

@@ -85,6 +85,7 @@ mod tests {
             groups: Vec::new(),
             network: Default::default(),
             counters: Counters::default(),
+            disk: None,
         }
     }
 

@@ -47,6 +47,24 @@ pub struct StatusReport {
     pub network: NetworkStatus,
     /// Counters of the node that answers.
     pub counters: Counters,
+    /// Its disk; none from a node that does not look at it.
+    #[serde(default)]
+    pub disk: Option<DiskStatus>,
+}
+
+/// The disk of the node that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// Bytes that are to stay free: below it no new messages are taken.
+    pub reserve_bytes: u64,
+    /// No new messages are taken, for want of room.
+    pub full: bool,
+    /// Durable writes have taken too long for a while: the node leads nothing that another can lead.
+    pub slow: bool,
+    /// Microseconds that durable writes of the log took lately.
+    pub write_us: u64,
 }
 
 /// The one sentence about how things stand.

@@ -93,6 +93,18 @@ pub enum StoreError {
         /// The shard.
         shard: ShardId,
     },
+    /// The disk has too little room to begin with it. Nothing was written; it may be tried again.
+    #[error("{path}: {action} needs {needed} bytes of room, {free} are free. Make room on the disk: it is tried again by itself", path = .path.display())]
+    NoRoom {
+        /// The store.
+        path: PathBuf,
+        /// What was to be done.
+        action: &'static str,
+        /// Bytes it may take.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+    },
     /// A checkpoint failed earlier; whether it reached the disk is unknown.
     #[error("{path}: an earlier checkpoint failed and is not retried, because what reached the disk is unknown. Restart the node", path = .path.display())]
     Poisoned {

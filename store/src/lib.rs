@@ -13,6 +13,8 @@ mod formats_tests;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod log;
+pub mod room;
+mod settle;
 pub mod snapshot;
 pub mod state;
 #[cfg(feature = "testing")]

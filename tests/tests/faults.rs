@@ -78,3 +78,18 @@ async fn negative_control() {
 async fn torn_write() {
     short("TORN-WRITE").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fsync_eio() {
+    short("FSYNC-EIO").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_full() {
+    short("DISK-FULL").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disk() {
+    short("SLOW-DISK").await;
+}

@@ -2,7 +2,7 @@
 //! command line, console and desktop say the same.
 
 use iris_protocol::NodeId;
-use iris_protocol::admin::{GroupStatus, Health, HealthLevel, NetworkCut, NodeStatus};
+use iris_protocol::admin::{DiskStatus, GroupStatus, Health, HealthLevel, NetworkCut, NodeStatus};
 
 /// What the sentence is made from.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ pub struct Facts<'a> {
     pub groups: &'a [GroupStatus],
     /// Pairs of members that can't reach each other although both are up.
     pub cuts: &'a [NetworkCut],
+    /// This node's disk, if it is looked at.
+    pub disk: Option<DiskStatus>,
 }
 
 /// Judges.
@@ -40,6 +42,10 @@ pub fn assess(facts: &Facts<'_>) -> Health {
         sentence.push_str(
             " No other node answers this one: unless they are all down, it is this node that is cut off, so see its own network first.",
         );
+    }
+    if let Some((disk_level, why)) = facts.disk.as_ref().and_then(|disk| disk_trouble(facts, disk)) {
+        level = if level == HealthLevel::Stopped { level } else { disk_level };
+        sentence.push_str(&why);
     }
     Health { level, sentence }
 }
@@ -69,6 +75,32 @@ fn cut_off(facts: &Facts<'_>) -> String {
         " The network is cut: {} though both are up. See what is between them: cables, firewalls, their p2p addresses.",
         pairs.collect::<Vec<_>>().join(" and ")
     )
+}
+
+/// What is the matter with this node's disk, if anything is.
+fn disk_trouble(facts: &Facts<'_>, disk: &DiskStatus) -> Option<(HealthLevel, String)> {
+    const MIB: u64 = 1024 * 1024;
+    let leads = facts.groups.iter().any(|group| group.shard.is_some() && group.leader == Some(facts.node));
+    if disk.full {
+        let (free, wanted) = (disk.free_bytes / MIB, (disk.reserve_bytes + disk.reserve_bytes / 4) / MIB);
+        let (level, what) = if leads {
+            (HealthLevel::Stopped, "messages to some users are refused, because no other node can take its place")
+        } else {
+            (HealthLevel::AtRisk, "it leads nothing")
+        };
+        let why = format!(
+            " This node's disk is full ({free} MiB free): {what}. Reading goes on. Make room: with {wanted} MiB free it goes on by itself."
+        );
+        return Some((level, why));
+    }
+    disk.slow.then(|| {
+        let ms = disk.write_us / 1_000;
+        let what =
+            if leads { "and no other node can lead in its place, so messages are slow" } else { "so it leads nothing" };
+        let why =
+            format!(" This node's disk is slow: a write took {ms} ms, {what}. See what else uses it, and its health.");
+        (HealthLevel::AtRisk, why)
+    })
 }
 
 fn judge(facts: &Facts<'_>) -> (HealthLevel, String) {
@@ -268,7 +300,7 @@ mod tests {
         level: HealthLevel,
         parts: &[&str],
     ) {
-        let health = assess(&Facts { node: NodeId(1), nodes, groups, cuts });
+        let health = assess(&Facts { node: NodeId(1), nodes, groups, cuts, disk: None });
         assert_eq!(health.level, level, "{}", health.sentence);
         for part in parts {
             assert!(health.sentence.contains(part), "{part:?} is not in {:?}", health.sentence);
@@ -311,6 +343,40 @@ mod tests {
             checkpoint_index: 1,
             voters: vec![NodeId(1)],
         }
+    }
+
+    #[test]
+    fn a_disk_in_trouble_is_said_with_what_it_means() {
+        const MIB: u64 = 1024 * 1024;
+        let fine =
+            DiskStatus { free_bytes: 10 * MIB, reserve_bytes: 64 * MIB, full: false, slow: false, write_us: 600_000 };
+        let node = NodeStatus {
+            id: NodeId(1),
+            name: "attic".to_owned(),
+            client: String::new(),
+            up: true,
+            newcomer: false,
+            leads: 1,
+        };
+        let say = |disk: DiskStatus, leader: u64| {
+            let groups = [
+                lone(None),
+                GroupStatus { leader: Some(NodeId(leader)), voters: vec![NodeId(leader)], ..lone(Some(0)) },
+            ];
+            let nodes = [node.clone(), NodeStatus { id: NodeId(2), ..node.clone() }];
+            assess(&Facts { node: NodeId(1), nodes: &nodes, groups: &groups, cuts: &[], disk: Some(disk) })
+        };
+        assert!(!say(fine, 1).sentence.contains("disk is"));
+        let full = say(DiskStatus { full: true, ..fine }, 1);
+        assert_eq!(full.level, HealthLevel::Stopped);
+        assert!(
+            full.sentence.contains("disk is full (10 MiB free)") && full.sentence.contains("with 80 MiB free"),
+            "{}",
+            full.sentence
+        );
+        assert_eq!(say(DiskStatus { full: true, ..fine }, 2).level, HealthLevel::AtRisk);
+        let slow = say(DiskStatus { slow: true, ..fine }, 2);
+        assert!(slow.sentence.contains("a write took 600 ms, so it leads nothing"), "{}", slow.sentence);
     }
 
     #[test]
@@ -386,7 +452,7 @@ mod tests {
         let all = [node(1, true), node(2, true), node(3, true)];
         let said = "n2 can't reach n3 though both are up";
         check_cuts(&all, &groups, &cuts, HealthLevel::AtRisk, &["Everything works", said, "cables, firewalls"]);
-        let health = assess(&Facts { node: NodeId(1), nodes: &all, groups: &groups, cuts: &cuts });
+        let health = assess(&Facts { node: NodeId(1), nodes: &all, groups: &groups, cuts: &cuts, disk: None });
         assert!(!health.sentence.contains("Nothing to do"), "{}", health.sentence);
         let alone = [node(1, true), node(2, false), node(3, false)];
         expect(&alone, &groups, HealthLevel::Stopped, &["2 of 3 nodes are down", "it is this node that is cut off"]);

@@ -35,6 +35,7 @@ impl AdminSource for Scripted {
                 groups: Vec::new(),
                 network: Default::default(),
                 counters: Counters::default(),
+                disk: None,
             }
         })
     }

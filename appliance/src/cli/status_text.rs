@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use iris_protocol::NodeId;
-use iris_protocol::admin::{BreakerState, Counters, GroupStatus, HealthLevel, NodeStatus, StatusReport};
+use iris_protocol::admin::{BreakerState, Counters, DiskStatus, GroupStatus, HealthLevel, NodeStatus, StatusReport};
 
 use super::output::readable;
 
@@ -22,8 +22,9 @@ pub fn status_text(report: &StatusReport) -> String {
     table(&mut text, &group_rows(&report.groups));
     let _ = writeln!(
         text,
-        "\n{}\nThis node: {}, version {}, process {}, CA sha256 {}",
+        "\n{}{}\nThis node: {}, version {}, process {}, CA sha256 {}",
         counters(&report.counters),
+        report.disk.as_ref().map(disk).unwrap_or_default(),
         report.node,
         report.version,
         report.pid,
@@ -102,6 +103,15 @@ fn counters(counters: &Counters) -> String {
     parts.join(", ")
 }
 
+fn disk(disk: &DiskStatus) -> String {
+    let state = match (disk.full, disk.slow) {
+        (true, _) => " (FULL)",
+        (false, true) => " (SLOW)",
+        (false, false) => "",
+    };
+    format!(", {} MiB of disk free{state}, {} ms a write", disk.free_bytes / MIB, disk.write_us / 1_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +153,13 @@ mod tests {
                 links: vec![LinkStatus { node: NodeId(2), breaker: BreakerState::Open, failures: 5, opened: 1 }],
             },
             counters: Counters { msg_in: 5, rss_bytes: 40 * MIB, task_restarts: 1, ..Counters::default() },
+            disk: Some(DiskStatus {
+                free_bytes: 900 * MIB,
+                reserve_bytes: 256 * MIB,
+                full: false,
+                slow: false,
+                write_us: 2_400,
+            }),
         };
         let expect = "\
 STOPPED: Messages wait.
@@ -155,7 +172,7 @@ GROUP    LEADER  APPLIED/LAST  TERM  VOTERS
 meta     1       118/120       2     1,2
 shard 0  NONE    118/120       2     1,2
 
-0 sessions, 5 in, 0 out, 0 committed, 0 repeated, 0 refused, 0 fsyncs, 40 MiB, 1 TASK RESTARTS
+0 sessions, 5 in, 0 out, 0 committed, 0 repeated, 0 refused, 0 fsyncs, 40 MiB, 1 TASK RESTARTS, 900 MiB of disk free, 2 ms a write
 This node: 1, version 0.1.0, process 7, CA sha256 ab
 ";
         assert_eq!(status_text(&report), expect);

@@ -74,7 +74,7 @@ pub async fn run(
             first = next(&mut left_over, requests), if room => first,
         };
         let Some(first) = first else { return };
-        if let Some(refused) = refusal(&group) {
+        if let Some(refused) = refusal(&group, &first.items) {
             let _ = first.answer.send(Err(refused));
             continue;
         }
@@ -126,10 +126,16 @@ async fn next(
 }
 
 /// Why nothing can be proposed now, if so.
-fn refusal(group: &ShardGroup) -> Option<Refused> {
+fn refusal(group: &ShardGroup, items: &[Item]) -> Option<Refused> {
     let now = *group.leadership.borrow();
     if !now.ready {
         return Some(Refused::NotLeader { leader: now.leader.filter(|leader| *leader != *group.raft.node_id()) });
+    }
+    let disk = group.disk.state();
+    // Cursors and what retention removes are small, and make room. Nothing is written while the log itself waits for room.
+    let is_message = |item: &Item| matches!(item, Item::Message(_));
+    if !disk.takes_messages() && (disk.waits_for_room || items.iter().any(is_message)) {
+        return Some(Refused::DiskFull);
     }
     group.store.is_full().then_some(Refused::Overloaded)
 }

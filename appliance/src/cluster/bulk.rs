@@ -76,8 +76,9 @@ impl Versioned for Reply {
 
 /// Whom a received snapshot is for.
 pub(super) trait Installer: Send + Sync {
-    /// The vote a group has now; an error if there is no such group here, or one is being received for it already.
-    fn begin(&self, group: u16) -> Result<(Vote, Reception), String>;
+    /// The vote a group has now; an error if there is no such group here, or one is being received for it already, or so many
+    /// bytes have no room here.
+    fn begin(&self, group: u16, bytes: u64) -> Result<(Vote, Reception), String>;
 
     /// Installs it; the group's vote afterwards.
     fn install(
@@ -151,7 +152,7 @@ fn unexpected(reply: &Reply) -> io::Error {
 /// the next attempt.
 pub(super) async fn receive(mut stream: PeerStream, dir: &Path, installer: &dyn Installer) -> anyhow::Result<()> {
     let offer: Offer = versioned::decode(&read_frame(&mut stream).await?)?;
-    let (mine, _one) = match installer.begin(offer.group) {
+    let (mine, _one) = match installer.begin(offer.group, offer.manifest.bytes) {
         Ok(begun) => begun,
         Err(why) => return refuse(&mut stream, why).await,
     };

@@ -31,7 +31,7 @@ struct Shelf {
 }
 
 impl Installer for Shelf {
-    fn begin(&self, group: u16) -> Result<(Vote, Reception), String> {
+    fn begin(&self, group: u16, _bytes: u64) -> Result<(Vote, Reception), String> {
         assert_eq!(group, 7);
         let one = self.busy.clone().try_lock_owned().map_err(|_| "busy".to_owned())?;
         Ok((vote(5), one))

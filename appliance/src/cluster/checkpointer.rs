@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use iris_store::StoreError;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -58,8 +59,9 @@ impl Checkpointer {
     /// Runs until `stop`.
     ///
     /// # Errors
-    /// A checkpoint failed: the disk is full or broken. The node must not go on as if it had a checkpoint.
+    /// A checkpoint failed, and not for want of room: the disk is broken. The node must not go on as if it had a checkpoint.
     pub async fn run(&self, shards: &Shards, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut put_off = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -67,8 +69,19 @@ impl Checkpointer {
                 () = tokio::time::sleep(self.interval) => {}
             }
             let groups = shards.in_order();
-            checkpoint_all(&groups).await?;
-            self.rounds.send_modify(|round| *round += 1);
+            match checkpoint_all(&groups).await? {
+                Round::Done => {
+                    put_off = false;
+                    self.rounds.send_modify(|round| *round += 1);
+                }
+                // Nothing is lost: the log keeps what is not in a checkpoint. Who waits for one asks again by itself, after a while.
+                Round::PutOff(why) => {
+                    if !put_off {
+                        tracing::warn!(%why, "checkpoints wait until there is room");
+                    }
+                    put_off = true;
+                }
+            }
             for group in &groups {
                 purge::behind_checkpoint(group, self.log_bytes_max / groups.len() as u64).await;
             }
@@ -76,14 +89,29 @@ impl Checkpointer {
     }
 }
 
-/// One checkpoint of every shard, one after the other.
+/// How a round of checkpoints ended.
+#[derive(Debug)]
+pub enum Round {
+    /// All are written.
+    Done,
+    /// At least one found no room, and left everything as it was.
+    PutOff(StoreError),
+}
+
+/// One checkpoint of every shard, one after the other. One that finds no room does not keep the others from theirs: a small one
+/// may fit, and the log behind it goes.
 ///
 /// # Errors
-/// The first that failed.
-pub async fn checkpoint_all(groups: &[ShardGroup]) -> anyhow::Result<()> {
+/// The first that failed otherwise.
+pub async fn checkpoint_all(groups: &[ShardGroup]) -> anyhow::Result<Round> {
+    let mut round = Round::Done;
     for group in groups {
         let store = group.store.clone();
-        crate::blocking::run(move || store.checkpoint()).await??;
+        match crate::blocking::run(move || store.checkpoint()).await? {
+            Ok(_) => {}
+            Err(error) if error.is_want() => round = Round::PutOff(error),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    Ok(round)
 }

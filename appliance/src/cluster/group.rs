@@ -15,6 +15,7 @@ use super::raft_types::TypeConfig;
 use super::shard_machine::ShardMachine;
 use super::snapshots::Outgoing;
 use super::waiters::Waiters;
+use crate::disk::Disk;
 use crate::surroundings::Clock;
 
 /// A shard's Raft handle.
@@ -48,6 +49,8 @@ pub struct ShardGroup {
     pub(super) appends: mpsc::Sender<AppendRequest>,
     /// Who leads.
     pub leadership: watch::Receiver<Leadership>,
+    /// This node's disk.
+    pub(super) disk: Disk,
     /// Tells when a device is seen.
     pub(super) clock: Arc<dyn Clock>,
     /// A device last seen longer ago is to be said to be there.

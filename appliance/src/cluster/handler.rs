@@ -11,9 +11,9 @@ use iris_protocol::versioned;
 use iris_protocol::{NodeId, ShardId};
 use iris_store::snapshot::SnapshotFile;
 use iris_store::{Item, decode_batch};
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, Raft};
 use tokio::sync::watch;
 
 use super::beginning::Beginning;
@@ -29,6 +29,7 @@ use super::refused::Refused;
 use super::rpc::{Method, RpcHandler};
 use super::snapshots::{self, SnapshotData, SnapshotMeta, SnapshotOf};
 use super::standing::{self, QuarantinedPeers, StandingCall};
+use crate::disk::Disk;
 use crate::routing::wire;
 use crate::surroundings::Clock;
 
@@ -37,6 +38,9 @@ pub const META_GROUP: u16 = 0;
 
 /// What a node says to Raft's calls until it knows that it has forgotten nothing.
 const MAY_HAVE_FORGOTTEN: &str = "it does not know yet whether its disk is new or was emptied";
+
+/// Bytes of room for each byte of a snapshot that is taken in: the file, the rows it becomes, and the store's own log.
+const ROOM_PER_BYTE: u64 = 3;
 
 /// A shard's number on the wire.
 #[must_use]
@@ -68,12 +72,20 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub(super) beginning: Arc<Beginning>,
     /// Told of every peer that calls; knows whom this node sees.
     pub(super) partitions: Arc<Partitions>,
+    /// This node's disk.
+    pub(super) disk: Disk,
     /// Held while a group's snapshot is received.
     pub(super) receptions: Receptions,
 }
 
 impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer for PeerHandler<SM> {
-    fn begin(&self, group: u16) -> Result<(Vote, Reception), String> {
+    fn begin(&self, group: u16, bytes: u64) -> Result<(Vote, Reception), String> {
+        let disk = self.disk.state();
+        let needed = disk.reserve_bytes.saturating_add(bytes.saturating_mul(ROOM_PER_BYTE));
+        if !disk.takes_messages() || disk.free_bytes < needed {
+            let free = disk.free_bytes;
+            return Err(format!("this node's disk is full: a snapshot needs {needed} bytes, {free} are free"));
+        }
         let vote = match group {
             META_GROUP if !self.beginning.is_open() => return Err(MAY_HAVE_FORGOTTEN.to_owned()),
             META_GROUP => self.meta.metrics().borrow_watched().vote,
@@ -118,6 +130,9 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
                         return raft_call(&self.meta, method, payload).await;
                     }
                     let shard = self.shard(group)?;
+                    if method == Method::AppendEntries && !self.disk.state().takes_entries() {
+                        refuse_entries(&payload)?;
+                    }
                     raft_call(&shard.raft, method, payload).await
                 }
                 Method::Append | Method::Read | Method::Cursor => self.edge_call(method, ShardId(group), payload).await,
@@ -133,7 +148,10 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
                     Ok(self.known_members())
                 }
                 Method::Sight => Ok(versioned::encode(&self.partitions.sight()).into()),
-                Method::WillLead => Ok(encode(&!self.draining.load(Ordering::Relaxed)).into()),
+                Method::WillLead => {
+                    let draining = self.draining.load(Ordering::Relaxed);
+                    Ok(encode(&(!draining && self.disk.state().may_lead())).into())
+                }
             }
         })
     }
@@ -185,6 +203,14 @@ impl<SM: RaftStateMachine<TypeConfig>> PeerHandler<SM> {
             }
         })
     }
+}
+
+/// Heartbeats are heard as ever, so that the leader keeps its followers, and what a new leader begins with is written; entries are
+/// sent again until there is room for them.
+fn refuse_entries(payload: &Bytes) -> Result<(), String> {
+    let request = decode_append(payload.clone()).map_err(|error| error.to_string())?;
+    let brings = request.entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Normal(_)));
+    if brings { Err("this node's disk is full: it takes no entries now".to_owned()) } else { Ok(()) }
 }
 
 async fn raft_call<SM: RaftStateMachine<TypeConfig>>(

@@ -1,7 +1,9 @@
 //! Who leads what: gives each shard back to its preferred leader once that node is up and caught up, and moves everything
-//! away from a node that is going down, or that some other node can't reach although a third one can (C7). Moves are planned: a transfer to a replica that has the whole log, so that no write
+//! away from a node that is going down, whose disk is full or slow, or that some other node can't reach although a third one can
+//! (C7). Moves are planned: a transfer to a replica that has the whole log, so that no write
 //! is refused (the edges' uplinks wait it out).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::ShardGroup;
 use super::handler::META_GROUP;
+use super::member::MetaRaft;
 use super::membership::lag;
 use super::meta_machine::MetaView;
 use super::partition_watch::Partitions;
@@ -20,6 +23,7 @@ use super::raft_types::decode;
 use super::rpc::{Method, RpcClients};
 use super::shards::Shards;
 use super::transport::{Channel, PeerTransport};
+use crate::disk::Disk;
 
 /// Between looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,16 +59,26 @@ pub struct Leaderships {
     pub transport: Arc<dyn PeerTransport>,
     /// Who can't reach whom.
     pub partitions: Arc<Partitions>,
+    /// This node's disk.
+    pub disk: Disk,
+    /// The meta group.
+    pub meta_raft: MetaRaft,
 }
 
 impl Leaderships {
-    /// Gives shards back to their preferred leaders, one at a time, until `stop`.
+    /// Gives shards back to their preferred leaders, one at a time, until `stop`; and all to others while the disk is in trouble.
     pub async fn balance(&self, stop: &CancellationToken) {
         let mut up_since: std::collections::HashMap<NodeId, Instant> = std::collections::HashMap::new();
+        let mut disk = self.disk.clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = disk.turned() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if !disk.state().may_lead() {
+                self.give_away().await;
+                continue;
             }
             let Some(state) = self.meta.borrow().clone() else { continue };
             for node in state.nodes.keys().filter(|node| **node != self.node) {
@@ -93,6 +107,30 @@ impl Leaderships {
                     self.transfer(group, preferred).await;
                 }
             }
+        }
+    }
+
+    /// Gives what this node leads to those who say that they will lead. If nobody does, it stays: a slow leader is better than none,
+    /// and a full one still answers reads.
+    async fn give_away(&self) {
+        let groups = self.shards.in_order();
+        let led: Vec<&ShardGroup> = groups.iter().filter(|group| self.leads(group)).collect();
+        let leads_meta = self.meta_raft.is_leader();
+        let meta_voters = self.meta_raft.voter_ids().filter(|_| leads_meta);
+        let voters: BTreeSet<NodeId> = led.iter().flat_map(|group| group.raft.voter_ids()).chain(meta_voters).collect();
+        let mut willing = BTreeSet::new();
+        for voter in voters.into_iter().filter(|voter| self.is_up_peer(*voter)) {
+            if self.will_lead(voter).await {
+                willing.insert(voter);
+            }
+        }
+        let moves =
+            led.iter().filter_map(|group| Some((*group, self.successor(group, |node| willing.contains(&node))?)));
+        futures::future::join_all(moves.map(|(group, to)| self.transfer(group, to))).await;
+        if let Some(to) = self.meta_raft.voter_ids().find(|voter| leads_meta && willing.contains(voter))
+            && let Err(fatal) = self.meta_raft.trigger().transfer_leader(to).await
+        {
+            tracing::warn!(%fatal, "could not hand the meta group's leadership over");
         }
     }
 
@@ -126,6 +164,7 @@ impl Leaderships {
         node != self.node && self.transport.is_up(node)
     }
 
+    /// The replica that lags least, of those that are up and suit.
     fn successor(&self, group: &ShardGroup, suits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let voters = group.raft.voter_ids().filter(|voter| self.is_up_peer(*voter) && suits(*voter));
         voters.filter_map(|voter| Some((lag(&group.raft, voter)?, voter))).min().map(|(_, voter)| voter)

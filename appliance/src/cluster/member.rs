@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::batcher::BatchCounters;
 use super::beginning::Beginning;
 use super::bulk;
+use super::checkpointer::Round;
 use super::controller;
 use super::founding;
 use super::handler::{META_GROUP, PeerHandler, Receptions, ShardGroups};
@@ -36,6 +37,7 @@ use super::shards::{self, ShardKeeper, Shards};
 use super::snapshots::Outgoing;
 use super::standing::QuarantinedPeers;
 use super::transport::{Channel, PeerAcceptor, PeerTransport};
+use crate::disk::Disk;
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
 
@@ -108,6 +110,8 @@ pub struct MemberOptions {
     pub snapshot_dir: PathBuf,
     /// Bytes of log kept behind the checkpoints.
     pub log_bytes_max: u64,
+    /// This node's disk.
+    pub disk: Disk,
 }
 
 /// Says what a node is called and where it is reached, as of now.
@@ -203,6 +207,7 @@ impl Member {
             beginning: beginning.clone(),
             partitions: partitions.clone(),
             quarantined: quarantined.clone(),
+            disk: options.disk.clone(),
             receptions: Receptions::default(),
         };
         let snapshot_dir = options.snapshot_dir.clone();
@@ -262,6 +267,7 @@ impl Member {
                 counters: batches.clone(),
                 proposals: proposals.clone(),
                 snapshot_dir,
+                disk: options.disk.clone(),
                 log_bytes_max: options.log_bytes_max,
             },
             supervisor,
@@ -360,7 +366,10 @@ impl Member {
         if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, self.meta.shutdown()).await, Ok(Ok(()))) {
             tracing::warn!("the meta group's Raft core did not stop cleanly");
         }
-        checkpointed
+        if let Round::PutOff(why) = checkpointed? {
+            tracing::warn!(%why, "there was no room for the last checkpoint; the next start replays the log");
+        }
+        Ok(())
     }
 }
 

@@ -5,10 +5,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use iris_protocol::versioned;
-use iris_store::{read_checked, write_checked};
+use iris_store::{StoreError, read_checked, write_checked};
 use openraft::storage::EntryResponder;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend};
@@ -19,6 +20,9 @@ use super::durable::Durable;
 use super::meta::{Meta, MetaCommand, MetaState};
 use super::raft_types::{Applied, LogId, StoredMembership, TypeConfig, decode, encode};
 use super::snapshots::{Announcer, Outgoing, SnapshotData, SnapshotMeta, SnapshotOf, snapshot_meta};
+
+/// Between attempts to install a snapshot that found no room.
+const INSTALL_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Version of the checkpoint file.
 const FILE_VERSION: u16 = 1;
@@ -115,20 +119,25 @@ impl MetaMachine {
         self.applied.map(|id| id.index)
     }
 
+    /// Writes the file, or leaves it as it is for want of room: the log has the change, and keeps it until a file covers it.
     async fn checkpoint(&mut self) -> io::Result<()> {
         let checkpoint = Checkpoint::new(self.applied, self.membership.clone(), &self.meta);
-        self.write(encode(&checkpoint)).await
+        if let Err(error) = self.write(encode(&checkpoint)).await? {
+            tracing::warn!(%error, "the meta group's checkpoint is put off");
+        }
+        Ok(())
     }
 
-    /// Durable when it returns.
-    async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+    /// Durable when it returns; the error within is one for want of room or files, and changed nothing.
+    async fn write(&mut self, bytes: Vec<u8>) -> io::Result<Result<(), StoreError>> {
         let (path, content) = (self.path.clone(), bytes.clone());
-        crate::blocking::run(move || write_checked(&path, FILE_VERSION, &content))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
-        self.checkpointed = Some(bytes);
-        Ok(())
+        let writing = crate::blocking::run(move || write_checked(&path, FILE_VERSION, &content));
+        match writing.await.map_err(io::Error::other)? {
+            Ok(()) => self.checkpointed = Some(bytes),
+            Err(error) if error.is_want() => return Ok(Err(error)),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        Ok(Ok(()))
     }
 
     fn checkpointed_meta(&self) -> io::Result<Option<SnapshotMeta>> {
@@ -214,7 +223,11 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         let record = read.await.map_err(io::Error::other)?.transpose().map_err(io::Error::other)?;
         let bytes = record.ok_or_else(|| io::Error::other("a meta snapshot without content"))?;
         let (applied, membership, meta) = Checkpoint::read(&bytes)?;
-        self.write(bytes.to_vec()).await?;
+        while let Err(error) = self.write(bytes.to_vec()).await? {
+            // What an error would do here, and why it can wait: as in a shard's machine.
+            tracing::warn!(%error, "the meta group's snapshot can't be installed now; it is tried again");
+            tokio::time::sleep(INSTALL_AGAIN_AFTER).await;
+        }
         (self.applied, self.membership, self.meta) = (applied, membership, meta);
         self.publish.send_replace(self.meta.state.clone().map(Arc::new));
         Ok(())

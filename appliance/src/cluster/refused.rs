@@ -21,6 +21,9 @@ pub enum Refused {
     /// Something broke; unknown.
     #[error("{0}")]
     Failed(String),
+    /// The leader's disk is full; nothing was done.
+    #[error("the disk is full")]
+    DiskFull,
 }
 
 impl Refused {

@@ -94,7 +94,7 @@ async fn look_through(group: &ShardGroup, times: RetentionTimes) -> anyhow::Resu
         match tokio::time::timeout(PROPOSAL_DEADLINE, group.append(look.items)).await {
             Ok(Ok(_)) => tokio::time::sleep(PAUSE).await,
             // Another node leads now, or this one has no majority or no room: whoever leads then finds it again.
-            Ok(Err(refused @ (Refused::NotLeader { .. } | Refused::Overloaded))) => {
+            Ok(Err(refused @ (Refused::NotLeader { .. } | Refused::Overloaded | Refused::DiskFull))) => {
                 tracing::debug!(shard = %group.shard, %refused, "retention is put off");
                 return Ok(());
             }

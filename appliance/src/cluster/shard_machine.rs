@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -16,6 +17,9 @@ use super::durable::Durable;
 use super::raft_types::{Applied, LogId, StoredMembership, TypeConfig, decode, encode};
 use super::snapshots::{Announcer, Outgoing, SnapshotData, SnapshotMeta, SnapshotOf, membership, snapshot_meta};
 use super::waiters::Waiters;
+
+/// Between attempts to install a snapshot that found no room or no file.
+const INSTALL_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// One shard's state machine.
 pub struct ShardMachine {
@@ -110,9 +114,22 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         let SnapshotData::File(file) = snapshot else {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
-        let store = self.store.clone();
-        let installing = crate::blocking::run(move || store.install(&file));
-        installing.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        loop {
+            let (store, file) = (self.store.clone(), file.clone());
+            let installing = crate::blocking::run(move || store.install(&file));
+            match installing.await.map_err(io::Error::other)? {
+                // openraft takes any error for the end of this node. The shard is as it was, so it can be tried again; the leader is
+                // told meanwhile that this node is still at work, and gives up before long.
+                Err(error) if error.is_want() => {
+                    tracing::warn!(%error, "a snapshot can't be installed now; it is tried again");
+                    tokio::time::sleep(INSTALL_AGAIN_AFTER).await;
+                }
+                installed => {
+                    installed.map_err(io::Error::other)?;
+                    break;
+                }
+            }
+        }
         self.waiters.wake_all();
         Ok(())
     }
@@ -124,7 +141,16 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         }
         let store = self.store.clone();
         let pinning = crate::blocking::run(move || store.snapshot());
-        let Some(pinned) = pinning.await.map_err(io::Error::other)?.map_err(io::Error::other)? else { return Ok(None) };
+        let pinned = match pinning.await.map_err(io::Error::other)? {
+            Ok(Some(pinned)) => pinned,
+            Ok(None) => return Ok(None),
+            // An error here would end this node, for a follower's sake; the network says it, and asks again.
+            Err(error) if error.is_want() => {
+                let meta = snapshot_meta(&self.store.checkpointed())?;
+                return Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::NotNow(error.to_string()) }));
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
         let meta = snapshot_meta(pinned.mark())?;
         Ok(meta.map(|meta| SnapshotOf { meta, snapshot: SnapshotData::Shard(Box::new(pinned)) }))
     }

@@ -102,7 +102,7 @@ impl ShardGroup {
                 // Where the move found the cursor is where it stands, by way of the log.
                 Ok(cursor) => return Ok(cursor),
                 // A full shard takes the device in another time; its cursor is known all the same.
-                Err(Refused::Overloaded) => {}
+                Err(Refused::Overloaded | Refused::DiskFull) => {}
                 Err(refused) => return Err(refused),
             }
         }

@@ -29,6 +29,7 @@ use super::shard_machine::ShardMachine;
 use super::snapshots::Outgoing;
 use super::transport::PeerTransport;
 use super::waiters::Waiters;
+use crate::disk::Disk;
 use crate::supervise::Supervisor;
 use crate::surroundings::Clock;
 
@@ -57,6 +58,8 @@ pub(super) struct ShardsOptions {
     pub(super) proposals: Arc<Proposals>,
     /// Where snapshots are written while they travel.
     pub(super) snapshot_dir: PathBuf,
+    /// This node's disk.
+    pub(super) disk: Disk,
     /// Bytes of log kept behind the checkpoints, all shards together.
     pub(super) log_bytes_max: u64,
 }
@@ -204,6 +207,7 @@ async fn start_shard(
         waiters: waiters.clone(),
         appends,
         leadership,
+        disk: options.disk.clone(),
         clock: options.clock.clone(),
         refresh_after: options.retention.refresh_after(),
     };

@@ -37,6 +37,8 @@ pub enum SnapshotData {
     Shard(Box<ShardSnapshot>),
     /// The meta group's checkpoint.
     Meta(Vec<u8>),
+    /// There is one, but it can't be had at this moment; why.
+    NotNow(String),
     /// Copied into a file: being sent, or received whole.
     File(Arc<SnapshotFile>),
 }
@@ -47,6 +49,7 @@ impl std::fmt::Debug for SnapshotData {
             Self::Announced => "Announced",
             Self::Shard(_) => "Shard(..)",
             Self::Meta(_) => "Meta(..)",
+            Self::NotNow(_) => "NotNow(..)",
             Self::File(_) => "File(..)",
         })
     }
@@ -58,6 +61,7 @@ impl SnapshotData {
         let file = match self {
             Self::File(file) => return Ok(file),
             Self::Announced => return Err(io::Error::other("this snapshot was only announced")),
+            Self::NotNow(why) => return Err(io::Error::other(why)),
             Self::Shard(snapshot) => snapshot.export(dir).map_err(io::Error::other)?,
             Self::Meta(bytes) => {
                 let mut writer = SnapshotWriter::create(dir, Subject::Meta, mark).map_err(io::Error::other)?;

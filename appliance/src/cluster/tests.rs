@@ -1,7 +1,9 @@
 //! Three members in one process over an in-memory transport: founding, appending through any node, dedup, reading, a node that
 //! dies, a restart from checkpoint and log. The same with real processes is in the tests crate.
 
+mod full_disk;
 mod proposals;
+mod wanting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use iris_p2p::Identity;
 use iris_protocol::{EntryId, MessageKey, NodeId, UserId};
-use iris_store::{LogOptions, RaftLog, StoreOptions, Warm};
+use iris_store::{LogOptions, RaftLog, StoreOptions, Warm, WarmStore};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,7 @@ use super::placement::{first_layout, first_vnodes};
 use super::transport::{PeerAcceptor, PeerStream, PeerTransport};
 use super::*;
 use crate::auth::{pki, token};
+use crate::disk::{Disk, DiskState};
 use crate::routing::{PageRequest, Reply, Router, RouterParts, Submission, SubmitOutcome, Work};
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
@@ -85,6 +88,7 @@ struct Node {
     supervisor: Supervisor,
     log: RaftLog,
     net: Net,
+    disk: tokio::sync::watch::Sender<DiskState>,
 }
 
 /// The last tasks of a node that just died may hold its log a moment longer.
@@ -119,6 +123,33 @@ async fn try_run(
     founding: Option<MetaState>,
     store: StoreOptions,
 ) -> anyhow::Result<Node> {
+    let folder = dir.join(format!("n{id}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    run_on(net, dir, id, nodes, founding, store, &|| Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap())).await
+}
+
+/// On a store of the caller's.
+async fn try_run_on(
+    net: &Net,
+    dir: &Path,
+    id: u64,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    founding: Option<MetaState>,
+    warm: Arc<dyn WarmStore>,
+) -> anyhow::Result<Node> {
+    run_on(net, dir, id, nodes, founding, StoreOptions::default(), &|| warm.clone()).await
+}
+
+/// The store is opened behind the log, as a node does.
+async fn run_on(
+    net: &Net,
+    dir: &Path,
+    id: u64,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    founding: Option<MetaState>,
+    store: StoreOptions,
+    open_warm: &(dyn Fn() -> Arc<dyn WarmStore> + Sync),
+) -> anyhow::Result<Node> {
     let me = NodeId(id);
     let (inbox, acceptor) = mpsc::channel(64);
     net.0.lock().unwrap().insert(me, inbox);
@@ -126,6 +157,7 @@ async fn try_run(
     let folder = dir.join(format!("n{id}"));
     std::fs::create_dir_all(&folder).unwrap();
     let log = open_log(&folder).await;
+    let (tell_disk, disk) = Disk::told(Disk::default().state());
     let options = MemberOptions {
         node: me,
         describe: {
@@ -135,7 +167,7 @@ async fn try_run(
         roster: tokio::sync::watch::Sender::new(nodes),
         meta_path: folder.join("meta"),
         log: log.clone(),
-        warm: Arc::new(Warm::open(&folder.join("inboxes.db")).unwrap()),
+        warm: open_warm(),
         store,
         checkpoint_every: Duration::from_millis(200),
         retention: RetentionSettings { keep: Duration::from_secs(3600), device_expiry: Duration::from_secs(3600) },
@@ -147,6 +179,7 @@ async fn try_run(
         settled: false,
         snapshot_dir: folder.join("snapshots"),
         log_bytes_max: 64 * 1024 * 1024,
+        disk,
     };
     let member = Member::start(options, &supervisor, &CancellationToken::new()).await?;
     let parts = RouterParts {
@@ -164,7 +197,7 @@ async fn try_run(
     }
     let (following, shards, stop) = (router.clone(), member.shards.clone(), supervisor.stopping());
     tokio::spawn(async move { following.follow(shards, &stop).await });
-    Ok(Node { member, router, supervisor, log, net: net.clone() })
+    Ok(Node { member, router, supervisor, log, net: net.clone(), disk: tell_disk })
 }
 
 impl Node {

@@ -144,6 +144,9 @@ section! {
         /// Bytes of log kept for members that were away for a while: they get what they lack from it, and a copy of everything
         /// if they were away for longer. Its folder may have up to four times as much while old files are being emptied.
         log_bytes_max: u64 = 256 * 1024 * 1024;
+        /// Bytes of the disk that are to stay free. Below it a node takes no new messages, for which clients try again, and leads
+        /// nothing that another node can lead; reads go on. It is room for votes, checkpoints and whatever makes room. 0: none.
+        reserve_bytes: u64 = 256 * 1024 * 1024;
         /// Hours a message's key is remembered, so that a repeated send is told from a new one: 8 days, one more than a
         /// client's outbox may hold a message. Fixed when the cluster is founded, the same on every member.
         dedup_window_h: u64 = 192;

@@ -30,6 +30,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(19);
 /// When a client refused for want of room should come back: a few batches later.
 const OVERLOADED_RETRY_MS: u32 = 100;
 
+/// Somebody has to make room, or retention has to: that takes a while.
+const DISK_FULL_RETRY_MS: u32 = 5_000;
+
+const DISK_FULL: &str = "the disks that hold the recipient's inbox are full";
+
 const OVERLOADED: &str = "the recipient's shard has too much to do";
 
 /// Before a cursor that could not be stored is tried again, and up to as much more.
@@ -225,6 +230,10 @@ impl<'a, R: EdgeRouter> Conversation<'a, R> {
             }
             SubmitOutcome::Overloaded => {
                 self.refuse(seq, Code::Overloaded, OVERLOADED_RETRY_MS, OVERLOADED);
+                order::End::Retryable
+            }
+            SubmitOutcome::DiskFull => {
+                self.refuse(seq, Code::DiskFull, DISK_FULL_RETRY_MS, DISK_FULL);
                 order::End::Retryable
             }
             SubmitOutcome::Behind => {

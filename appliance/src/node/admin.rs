@@ -16,6 +16,7 @@ use crate::admin::health::{self, Facts};
 use crate::admission::offer;
 use crate::auth::{pki, token};
 use crate::cluster::Member;
+use crate::disk::Disk;
 use crate::edge::EdgeCounters;
 use crate::supervise::Supervisor;
 use crate::surroundings::Clock;
@@ -24,6 +25,7 @@ use crate::surroundings::Clock;
 pub(super) struct NodeAdmin {
     pub(super) member: Arc<Member>,
     pub(super) log: RaftLog,
+    pub(super) disk: Disk,
     pub(super) edge: Arc<EdgeCounters>,
     pub(super) supervisor: Supervisor,
     pub(super) clock: Arc<dyn Clock>,
@@ -37,7 +39,8 @@ impl AdminSource for NodeAdmin {
             let state = self.member.meta_view.borrow().clone();
             let (nodes, groups) = (self.member.node_statuses(), self.member.group_statuses());
             let (network, partitions) = self.member.network_status();
-            let facts = Facts { node: self.member.node, nodes: &nodes, groups: &groups, cuts: &network.cuts };
+            let (node, disk) = (self.member.node, self.disk.state().status());
+            let facts = Facts { node, nodes: &nodes, groups: &groups, cuts: &network.cuts, disk: Some(disk) };
             let mut health = health::assess(&facts);
             let quarantined = nodes.iter().filter(|node| self.member.quarantined.what(node.id).is_some());
             health::add_quarantined(&mut health, quarantined);
@@ -54,6 +57,7 @@ impl AdminSource for NodeAdmin {
                 groups,
                 network,
                 counters: Counters { partitions, ..self.counters() },
+                disk: Some(disk),
             }
         })
     }

@@ -44,7 +44,7 @@ const LOOK_AGAIN_DOUBLINGS_MAX: u32 = 2;
 #[error("the shard has no leader that answers")]
 pub struct Unreachable;
 
-/// Why one attempt failed. Whether it was carried out is unknown, save for `Refused::Overloaded`.
+/// Why one attempt failed. Whether it was carried out is unknown, save for `Refused::Overloaded` and `Refused::DiskFull`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Miss {
     #[error("no leader is known")]
@@ -55,6 +55,13 @@ pub(super) enum Miss {
     Rpc(#[from] RpcError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+impl Miss {
+    /// Whether the leader's disk is full.
+    pub(super) fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Refused(Refused::DiskFull))
+    }
 }
 
 /// What a shard needs for routing.

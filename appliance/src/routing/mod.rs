@@ -20,7 +20,7 @@ pub struct Submission {
     /// The session's own number for it, given back with the outcome.
     pub ticket: u64,
     /// How many times this session has begun anew after an outcome that was not final: 0 at first, and at least one more than the
-    /// epoch of any submission whose `Unavailable`, `Overloaded` or `Behind` the session has seen. What the session
+    /// epoch of any submission whose `Unavailable`, `DiskFull`, `Overloaded` or `Behind` the session has seen. What the session
     /// submitted before it saw one is recognised by its lower epoch, and ends as `Behind` instead of overtaking (A6).
     pub epoch: u64,
     /// What.
@@ -87,6 +87,9 @@ pub enum SubmitOutcome {
     Unavailable,
     /// Refused at once, for want of room. Nothing was appended.
     Overloaded,
+    /// The disks of those who could take it are full; whether it was committed is unknown. As with
+    /// [`SubmitOutcome::Unavailable`], what is later ends as [`SubmitOutcome::Behind`].
+    DiskFull,
     /// An earlier one of this session to this recipient was not committed. Nothing is known about this one.
     Behind,
 }

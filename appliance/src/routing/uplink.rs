@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -12,6 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::Submission;
 use super::leader::{Inner, Route};
 use super::uplink_queue::UplinkQueue;
+
+/// How long a leader's full disk is waited out before its messages are refused: meanwhile it gives its leadership to a node with
+/// room, if there is one, and nobody notices.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Submissions taken off the channel at once.
 const TAKE_MAX: usize = 4_096;
@@ -39,6 +44,7 @@ impl UplinkTask {
     pub async fn run(&mut self, stop: &CancellationToken) {
         let mut taken = Vec::new();
         let mut misses = 0;
+        let mut full_since: Option<Instant> = None;
         loop {
             if self.queue.is_empty() {
                 tokio::select! {
@@ -64,7 +70,7 @@ impl UplinkTask {
             };
             let left = match result {
                 Ok(outcomes) => {
-                    misses = 0;
+                    (misses, full_since) = (0, None);
                     self.queue.complete(&outcomes)
                 }
                 Err(miss) => {
@@ -74,7 +80,13 @@ impl UplinkTask {
                         () = self.router.wait_for_change(&self.route, misses) => {}
                     }
                     misses += 1;
-                    self.queue.expire(Instant::now())
+                    let now = Instant::now();
+                    // Another answer in between is that of a new leader, or of nobody: it may be about to change.
+                    full_since = miss.is_full_disk().then(|| full_since.unwrap_or(now));
+                    match full_since {
+                        Some(since) if now - since >= FULL_DISK_PATIENCE => self.queue.refuse_for_room(now),
+                        _ => self.queue.expire(now),
+                    }
                 }
             };
             self.route.waiting_bytes.fetch_sub(left, Ordering::Relaxed);

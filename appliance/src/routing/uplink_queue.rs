@@ -91,7 +91,16 @@ impl UplinkQueue {
 
     /// Gives up what waited too long, and what is behind it. Returns the bytes that left the queue.
     pub fn expire(&mut self, now: Instant) -> usize {
-        let too_old = |queued: &Queued| now.duration_since(queued.since) >= ITEM_AGE_MAX;
+        self.give_up(now, ITEM_AGE_MAX, SubmitOutcome::Unavailable)
+    }
+
+    /// Gives up everything, as the leader's disk is full and nobody takes its place. Returns the bytes that left the queue.
+    pub fn refuse_for_room(&mut self, now: Instant) -> usize {
+        self.give_up(now, Duration::ZERO, SubmitOutcome::DiskFull)
+    }
+
+    fn give_up(&mut self, now: Instant, age: Duration, outcome: SubmitOutcome) -> usize {
+        let too_old = |queued: &Queued| now.duration_since(queued.since) >= age;
         if !self.items.front().is_some_and(too_old) {
             // Ages fall from front to back, so nothing else is too old either.
             return 0;
@@ -106,7 +115,7 @@ impl UplinkQueue {
                 bytes += answer(queued, SubmitOutcome::Behind);
             } else if too_old(&queued) {
                 self.closed.insert(lane, Closed { until_epoch, replies: queued.submission.replies.clone() });
-                bytes += answer(queued, SubmitOutcome::Unavailable);
+                bytes += answer(queued, outcome);
             } else {
                 kept.push_back(queued);
             }
@@ -220,6 +229,20 @@ mod tests {
         queue.expire(later);
         assert_eq!(drain(&mut replies), [(0, SubmitOutcome::Unavailable), (1, SubmitOutcome::Behind)]);
         assert_eq!(queue.front().len(), 2);
+    }
+
+    #[test]
+    fn a_full_disk_gives_up_everything_in_order() {
+        let (sender, mut replies) = mpsc::channel(10);
+        let mut queue = UplinkQueue::default();
+        let now = Instant::now();
+        for (ticket, to) in [(0, "alice"), (1, "alice"), (2, "carol")] {
+            queue.push(message(1, ticket, to, &sender), now);
+        }
+        queue.refuse_for_room(now);
+        let outcomes = [(0, SubmitOutcome::DiskFull), (1, SubmitOutcome::Behind), (2, SubmitOutcome::DiskFull)];
+        assert_eq!(drain(&mut replies), outcomes);
+        assert!(queue.is_empty());
     }
 
     #[test]

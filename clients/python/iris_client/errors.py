@@ -26,6 +26,7 @@ CODES: Dict[int, Tuple[str, bool]] = {
     25: ("inbox_full", True),
     26: ("unsupported", False),
     27: ("body_too_long", False),
+    28: ("disk_full", True),
 }
 
 BEHIND = 21

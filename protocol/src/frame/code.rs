@@ -73,6 +73,8 @@ codes! {
     Unsupported = 26, "unsupported", false;
     /// A body over 64 KiB.
     BodyTooLong = 27, "body_too_long", false;
+    /// The disks that hold the recipient's inbox are full. The message may or may not be committed.
+    DiskFull = 28, "disk_full", true;
 }
 
 impl fmt::Display for Code {

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::record::{Record, Records};
 use super::{LogError, LogOptions};
 use crate::checked_file::create_private_dir;
+use crate::room::is_want;
+use crate::settle::settle;
 
 /// Where a group's [`Bounds`] are kept.
 pub(super) const BOUNDS_KEY: &[u8] = b"iris.bounds";
@@ -111,10 +113,24 @@ impl<F: FileSystem> Engine for raft_engine::Engine<F> {
     }
 }
 
+/// Whether the engine failed before anything was on disk, and can be asked again: there was no room, in which case it cut off
+/// what it had begun, or a new file could not be opened. A failed fsync never comes this way: the engine panics.
+pub(super) fn wrote_nothing(error: &raft_engine::Error) -> bool {
+    match error {
+        // Its word for a full disk, once it had given up.
+        raft_engine::Error::TryAgain(_) => true,
+        // It keeps an error's kind and the name of the call, not its number; `open` fails for want of files.
+        raft_engine::Error::Io(error) => is_want(error) || error.to_string() == "open",
+        _ => false,
+    }
+}
+
 /// Opens the engine and puts its bounds right.
 pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) -> Result<Arc<dyn Engine>, LogError> {
     let dir = &options.dir;
     create_private_dir(dir).map_err(|error| LogError::io(dir, "creating the log's folder", &error))?;
+    // What a process before this one left in the system's memory is no log: it must be on disk, and be read from there.
+    settle(dir).map_err(|error| LogError::io(dir, "fsync of what is there", &error))?;
     let config = config(options)?;
     // Recovery asserts on bytes it didn't expect; damage must come back as an error.
     let engine = match catch_unwind(AssertUnwindSafe(|| raft_engine::Engine::open_with_file_system(config, fs))) {

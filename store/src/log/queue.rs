@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -123,6 +124,13 @@ impl Queue {
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         Some(std::mem::take(&mut inner.waiting))
+    }
+
+    /// Waits for so long, less if the queue is closed; whether it is.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let inner = lock(&self.inner);
+        let paused = self.ready.wait_timeout_while(inner, time, |inner| inner.closed.is_none());
+        paused.unwrap_or_else(PoisonError::into_inner).0.closed.is_some()
     }
 
     /// Takes nothing more from now on; what waits is still written. A failure outranks a shutdown.

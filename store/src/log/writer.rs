@@ -1,21 +1,37 @@
 //! The one thread that writes. Takes everything waiting over all groups, makes one batch of it, writes and fsyncs once, then
-//! answers everyone (E4). Ends at shutdown or at the first failure, and says which.
+//! answers everyone (E4). Ends at shutdown or at the first failure, and says which. A write that found no room is none: nothing
+//! of it was fsynced, and the engine cut off what it had begun. It waits, and is done again once there is room.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use iris_protocol::versioned;
 use raft_engine::{Command, LogBatch};
 use tokio::sync::watch;
 
-use super::engine::BOUNDS_KEY;
+use super::engine::{BOUNDS_KEY, wrote_nothing};
 use super::queue::{Change, Op};
 use super::record::Records;
 use super::{LogError, Shared};
+use crate::room::free_bytes;
+
+/// Between looks for room on a full disk.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(200);
+
+/// Free bytes beyond what waits before a write is tried again: a failed attempt costs the engine new files, so it must be worth it.
+const ROOM_SPARE: u64 = 256 * 1024;
+
+/// Why a write failed.
+enum Fault {
+    /// There was no room, or no file could be opened: nothing is on disk, and nobody was told that it is.
+    NoRoom(String),
+    /// What is on disk is unknown.
+    Fatal(String),
+}
 
 /// Starts the writer; `closing` is told how it ended.
 pub(super) fn start(
@@ -58,24 +74,76 @@ pub(super) struct Written {
 pub(super) fn write_all(shared: &Shared, ops: VecDeque<Op>) -> Result<Written, LogError> {
     let (entries, bytes) = size(&ops);
     let purge = ops.iter().any(|op| matches!(op.change, Change::Bound { compact_to: Some(_), .. }));
-    let started = Instant::now();
-    let (ops, written) = write(shared, ops);
-    if let Err(why) = written {
-        return Err(fail_all(shared, &why, ops));
+    let (ops, written) = write_when_there_is_room(shared, ops, bytes);
+    match written {
+        Ok(took) => shared.counters.wrote(entries, bytes, took),
+        Err(why) => return Err(fail_all(shared, &why, ops)),
     }
-    shared.counters.wrote(entries, bytes, started.elapsed());
     Ok(Written { ops, purge })
 }
 
 /// Answers those whose operations are on disk, and gives space back if there was a purge among them.
 pub(super) fn answer_all(shared: &Shared, written: Written) -> Result<(), LogError> {
     complete(shared, written.ops);
-    if written.purge
-        && let Err(why) = remove_files(shared)
-    {
-        return Err(fail_all(shared, &why, VecDeque::new()));
+    match if written.purge { remove_files(shared) } else { Ok(()) } {
+        Ok(()) => Ok(()),
+        // What is still needed of the oldest files could not be moved: they stay until the next purge.
+        Err(Fault::NoRoom(why)) => {
+            tracing::warn!(why, "giving up old log files is put off");
+            Ok(())
+        }
+        Err(Fault::Fatal(why)) => Err(fail_all(shared, &why, VecDeque::new())),
     }
-    Ok(())
+}
+
+/// Writes, waiting as long as the disk is full; how long the write itself took. The log being closed ends the wait: nobody was
+/// promised what waits.
+fn write_when_there_is_room(
+    shared: &Shared,
+    mut ops: VecDeque<Op>,
+    bytes: usize,
+) -> (VecDeque<Op>, Result<Duration, String>) {
+    let mut waited = false;
+    loop {
+        let started = Instant::now();
+        shared.counters.begins();
+        let written;
+        (ops, written) = write(shared, ops);
+        shared.counters.ended();
+        match written {
+            Ok(()) => {
+                if waited {
+                    tracing::info!(dir = %shared.dir.display(), "there is room for the Raft log again");
+                    shared.counters.waits_for_room(false);
+                }
+                return (ops, Ok(started.elapsed()));
+            }
+            Err(Fault::Fatal(why)) => return (ops, Err(why)),
+            Err(Fault::NoRoom(why)) => {
+                if !waited {
+                    tracing::error!(dir = %shared.dir.display(), why, "no room for the Raft log: it waits until there is");
+                    shared.counters.waits_for_room(true);
+                }
+                waited = true;
+                if !wait_for_room(shared, bytes as u64) {
+                    return (ops, Err(why));
+                }
+            }
+        }
+    }
+}
+
+/// Waits until so much might fit; false if the log was closed before that.
+fn wait_for_room(shared: &Shared, bytes: u64) -> bool {
+    loop {
+        if shared.queue.pause(LOOK_FOR_ROOM_EVERY) {
+            return false;
+        }
+        // A system that can't tell is asked by trying.
+        if free_bytes(&shared.dir).is_none_or(|free| free >= bytes + ROOM_SPARE) {
+            return true;
+        }
+    }
 }
 
 fn size(ops: &VecDeque<Op>) -> (usize, usize) {
@@ -87,7 +155,7 @@ fn size(ops: &VecDeque<Op>) -> (usize, usize) {
     })
 }
 
-fn write(shared: &Shared, ops: VecDeque<Op>) -> (VecDeque<Op>, Result<(), String>) {
+fn write(shared: &Shared, ops: VecDeque<Op>) -> (VecDeque<Op>, Result<(), Fault>) {
     // The engine panics when an fsync fails, and on a hole between entries, which the groups rule out.
     let written = catch_unwind(AssertUnwindSafe(|| {
         let mut batch = LogBatch::with_capacity(ops.len() * 2);
@@ -98,10 +166,15 @@ fn write(shared: &Shared, ops: VecDeque<Op>) -> (VecDeque<Op>, Result<(), String
     }));
     let written = match written {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("{}: writing failed: {error}", shared.dir.display())),
-        Err(panic) => Err(format!("{}: {}", shared.dir.display(), LogError::panic_text(&*panic))),
+        Ok(Err(error)) => Err(fault(shared, "writing", &error)),
+        Err(panic) => Err(Fault::Fatal(format!("{}: {}", shared.dir.display(), LogError::panic_text(&*panic)))),
     };
     (ops, written)
+}
+
+fn fault(shared: &Shared, action: &str, error: &raft_engine::Error) -> Fault {
+    let why = format!("{}: {action} failed: {error}", shared.dir.display());
+    if wrote_nothing(error) { Fault::NoRoom(why) } else { Fault::Fatal(why) }
 }
 
 /// Adds one operation. Order within a batch is the order of application, at once and at recovery: a truncation followed by
@@ -152,13 +225,15 @@ fn fail_all(shared: &Shared, why: &str, ops: VecDeque<Op>) -> LogError {
 
 /// Gives space back after a purge. On this thread, because rewriting what is still needed competes with appends for the
 /// same disk anyway.
-fn remove_files(shared: &Shared) -> Result<(), String> {
+fn remove_files(shared: &Shared) -> Result<(), Fault> {
     shared.purges.fetch_add(1, Ordering::SeqCst);
     let removed = catch_unwind(AssertUnwindSafe(|| shared.engine.purge(shared.files_bytes_max)));
     shared.purges.fetch_add(1, Ordering::SeqCst);
     match removed {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("{}: purging failed: {error}", shared.dir.display())),
-        Err(panic) => Err(format!("{}: purging: {}", shared.dir.display(), LogError::panic_text(&*panic))),
+        Ok(Err(error)) => Err(fault(shared, "purging", &error)),
+        Err(panic) => {
+            Err(Fault::Fatal(format!("{}: purging: {}", shared.dir.display(), LogError::panic_text(&*panic))))
+        }
     }
 }

@@ -27,6 +27,7 @@ struct Switches {
     fail_sync: AtomicBool,
     defer_sync: AtomicBool,
     crashed: AtomicBool,
+    is_full: AtomicBool,
     syncs: AtomicU64,
 }
 
@@ -93,6 +94,11 @@ impl LossyFs {
 
     fn has_crashed(&self) -> bool {
         self.switches.crashed.load(Ordering::SeqCst)
+    }
+
+    /// A write from now on finds no room, in the words of raft-engine's own file system.
+    pub fn is_full(&self, full: bool) {
+        self.switches.is_full.store(full, Ordering::SeqCst);
     }
 
     /// Fsyncs so far.
@@ -203,6 +209,9 @@ impl Read for LossyPlace {
 
 impl Write for LossyPlace {
     fn write(&mut self, buf: &[u8]) -> Result<usize> {
+        if self.file.switches.is_full.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::StorageFull, "nospace"));
+        }
         let mut content = lock(&self.file.content);
         let (at, end) = (self.at, self.at + buf.len());
         if content.bytes.len() < end {

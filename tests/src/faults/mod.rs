@@ -66,7 +66,7 @@ pub enum Length {
 }
 
 /// One run of a row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RowRun<'a> {
     /// Everything random comes from it, by [`Self::rng`].
     pub seed: u64,

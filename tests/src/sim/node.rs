@@ -11,6 +11,7 @@ use iris_appliance::cluster::meta::NodeRecord;
 use iris_appliance::cluster::{
     Leaderships, Member, MemberOptions, MetaState, PeerTransport, RaftTiming, RetentionSettings, peek,
 };
+use iris_appliance::disk::Disk;
 use iris_appliance::edge::EdgeOptions;
 use iris_appliance::edge::testing::Node as Sessions;
 use iris_appliance::routing::{Router, RouterParts};
@@ -165,6 +166,7 @@ async fn run(life: Life, supervisor: &Supervisor) -> anyhow::Result<std::convert
         settled,
         snapshot_dir: life.folder.join("snapshots"),
         log_bytes_max: settings.log_bytes_max,
+        disk: Disk::default(),
     };
     let member = Arc::new(Member::start(options, supervisor, &CancellationToken::new()).await?);
     let router = route(&member, &life.surroundings, supervisor)?;
@@ -221,6 +223,8 @@ fn balance(member: &Arc<Member>, transport: Arc<dyn PeerTransport>, supervisor: 
         clients: member.clients.clone(),
         transport,
         partitions: member.partitions.clone(),
+        disk: Disk::default(),
+        meta_raft: member.meta.clone(),
     };
     supervisor.spawn_critical("leader balance", move |stop| async move {
         leaderships.balance(&stop).await;

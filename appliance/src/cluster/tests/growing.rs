@@ -20,16 +20,24 @@ async fn admit(by: &Node, record: &NodeRecord, token: u8) -> NodeId {
     }
 }
 
-async fn join(net: &Net, dir: &Path, by: &Node, id: u64) -> Node {
+async fn admitted(by: &Node, id: u64) -> BTreeMap<NodeId, NodeRecord> {
     let record = record(NodeId(id));
     assert_eq!(admit(by, &record, id as u8).await, NodeId(id));
     let mut nodes = by.member.meta_view.borrow().clone().unwrap().nodes.clone();
     nodes.insert(NodeId(id), record);
-    try_run(net, dir, id, nodes, None, StoreOptions::default()).await.unwrap()
+    nodes
+}
+
+async fn join(net: &Net, dir: &Path, by: &Node, id: u64) -> Node {
+    try_run(net, dir, id, admitted(by, id).await, None, StoreOptions::default()).await.unwrap()
+}
+
+pub(super) async fn join_on(net: &Net, dir: &Path, by: &Node, id: u64, warm: Arc<dyn WarmStore>) -> Node {
+    try_run_on(net, dir, id, admitted(by, id).await, None, warm).await.unwrap()
 }
 
 /// Waits until every group has these voters, as the meta state tells and as each group says itself.
-async fn settled(node: &Node, voters: &[u64]) {
+pub(super) async fn settled(node: &Node, voters: &[u64]) {
     let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
     let give_up = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {

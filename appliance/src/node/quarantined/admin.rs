@@ -77,6 +77,7 @@ impl AdminSource for QuarantineAdmin {
             groups: Vec::new(),
             network: NetworkStatus::default(),
             counters: Counters::default(),
+            disk: None,
         };
         Box::pin(std::future::ready(report))
     }

@@ -9,6 +9,7 @@ use super::journal::Op;
 use super::layout::{self, Head, Kind};
 use super::{Inner, STEP_BYTES, STEP_OPS};
 use crate::StoreError;
+use crate::room::free_bytes;
 use crate::warm::turns::lock;
 use crate::warm::{Changes, CursorRow, ShardRow, WarmRecord};
 
@@ -16,9 +17,27 @@ use crate::warm::{Changes, CursorRow, ShardRow, WarmRecord};
 /// checkpoints after this one; but whoever has a full shard asks again at once, and must not ask all the time.
 const VIEW_PATIENCE: Duration = Duration::from_millis(50);
 
+/// sled writes a checkpoint seven times over at worst, and can't go on after a write that found no room: it must not begin one
+/// that might not fit. What it takes besides: its segments and what its own threads write.
+const ROOM_PER_BYTE: u64 = 8;
+const ROOM_SPARE: u64 = 2 * 1024 * 1024;
+
+/// Bytes of room an install begins its next step with: sled's copies of one step.
+const ROOM_PER_STEP: u64 = ROOM_PER_BYTE * STEP_BYTES as u64;
+
 impl Inner {
+    /// Refuses what the disk may have no room for, before anything is written.
+    fn check_room(&self, action: &'static str, bytes: u64) -> Result<(), StoreError> {
+        let needed = bytes + ROOM_SPARE;
+        match free_bytes(&self.path) {
+            Some(free) if free < needed => Err(StoreError::NoRoom { path: self.path.clone(), action, needed, free }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn checkpoint(&self, shard: ShardId, changes: &Changes<'_>) -> Result<(), StoreError> {
         self.check_poison()?;
+        self.check_room("writing a checkpoint", ROOM_PER_BYTE * size(changes))?;
         {
             let pass = self.gates.write_within(shard, VIEW_PATIENCE);
             let _views_are_gone = pass.ok_or_else(|| StoreError::Busy { path: self.path.clone(), shard })?;
@@ -123,6 +142,7 @@ impl Inner {
         records: &mut dyn Iterator<Item = Result<WarmRecord, StoreError>>,
     ) -> Result<(), StoreError> {
         self.check_poison()?;
+        self.check_room("installing a snapshot", ROOM_PER_STEP)?;
         // What an earlier install left first: the disk needs room for the old and the new, not for a third.
         self.remove_garbage()?;
         let slot = {
@@ -152,6 +172,7 @@ impl Inner {
             if ops.is_empty() {
                 return Ok(());
             }
+            self.check_room("installing a snapshot", ROOM_PER_STEP)?;
             let _turn = self.writer.patient();
             self.check_poison()?;
             self.apply(ops)?;
@@ -186,6 +207,16 @@ impl Inner {
         }
         self.remove_garbage()
     }
+}
+
+/// About what a checkpoint brings.
+fn size(changes: &Changes<'_>) -> u64 {
+    const ROW: usize = 100;
+    let entries = changes.inboxes.iter().flat_map(|inbox| inbox.entries.iter());
+    let bodies: usize = entries.map(|entry| ROW + entry.body.len()).sum();
+    let keys: usize = changes.dedup.iter().map(|bucket| bucket.keys.len()).sum();
+    let rows = keys + changes.cursors.len() + changes.cursors_removed.len() + changes.trims.len();
+    (bodies + rows * ROW) as u64
 }
 
 fn put(slot: u32, record: &WarmRecord) -> Op {

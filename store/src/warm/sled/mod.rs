@@ -38,6 +38,7 @@ use super::turns::Turns;
 use super::{BucketId, Changes, CursorRow, DedupKey, FirstAppend, ShardRow, Verified, WarmRecord, WarmStore, WarmView};
 use crate::StoreError;
 use crate::checked_file::{create_private_dir, io_error, sync_dir, sync_tree};
+use crate::settle::settle;
 use crate::state::{Entry, PageLimits};
 use gates::Gates;
 #[cfg(test)]
@@ -83,7 +84,11 @@ impl SledWarm {
     /// The disk's, damage, a folder of another version, or one that another process holds.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_private_dir(path).map_err(|source| io_error(path, "creating its folder", source))?;
-        let config = ::sled::Config::default().path(path).cache_capacity(CACHE_BYTES).mode(::sled::Mode::LowSpace);
+        // No thread of its own that writes now and then: what needs to be durable is flushed, and what finds no room must be something
+        // that was asked for, and looked for room first.
+        let config = ::sled::Config::default().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let config = config.mode(::sled::Mode::LowSpace);
+        settle(path).map_err(|source| io_error(path, "fsync of what is there", source))?;
         let db = open_db(path, &config)?;
         sync_dir(&path.join("db"))
             .and_then(|()| sync_dir(path))

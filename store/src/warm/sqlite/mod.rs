@@ -8,6 +8,7 @@ mod sweep;
 mod verify;
 mod view;
 mod wal;
+mod wal_mover;
 mod wal_note;
 mod write;
 
@@ -26,6 +27,7 @@ use super::turns::{Turns, lock};
 use super::{BucketId, Changes, CursorRow, DedupKey, FirstAppend, ShardRow, Verified, WarmRecord, WarmStore, WarmView};
 use crate::StoreError;
 use crate::checked_file::{create_private_dir, io_error, sync_dir};
+use crate::settle::settle;
 use crate::state::{Entry, PageFill, PageLimits};
 use rows::{CURSOR, DEDUP, ENTRY};
 use schema::{prepare_reader, prepare_writer, sqlite_error};
@@ -51,6 +53,8 @@ struct Inner {
     mover: Mutex<Connection>,
     /// How much of the WAL is synced and needed.
     note: WalNote,
+    /// Pages of the WAL, as of the last commit.
+    wal_pages: Arc<AtomicUsize>,
     /// Slots that are being filled: garbage in the file, until they are swapped in, that must not be removed.
     installing: Mutex<HashSet<i64>>,
     /// Views that are open.
@@ -66,6 +70,9 @@ impl Warm {
     /// The disk's, a file of another version or of something else, or one that another process holds.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path)?;
+        for file in [path.to_owned(), wal_path(path)] {
+            settle(&file).map_err(|source| io_error(&file, "fsync of what is there", source))?;
+        }
         let note = WalNote::open(path);
         // Opening it drops what SQLite takes for torn.
         note.check(path)?;
@@ -74,19 +81,21 @@ impl Warm {
         let mover = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         schema::prepare_mover(path, &mover)?;
         let readers = (0..READERS).map(|_| open_reader(path)).collect::<Result<_, _>>()?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                path: path.to_owned(),
-                writer: Turns::new(writer),
-                readers: Mutex::new(readers),
-                returned: Condvar::new(),
-                mover: Mutex::new(mover),
-                note,
-                installing: Mutex::default(),
-                views: AtomicUsize::new(0),
-                poisoned: AtomicBool::new(false),
-            }),
-        })
+        let inner = Inner {
+            path: path.to_owned(),
+            writer: Turns::new(writer),
+            readers: Mutex::new(readers),
+            returned: Condvar::new(),
+            mover: Mutex::new(mover),
+            note,
+            wal_pages: Arc::default(),
+            installing: Mutex::default(),
+            views: AtomicUsize::new(0),
+            poisoned: AtomicBool::new(false),
+        };
+        let follows = inner.follow_wal(&mut inner.writer.next());
+        follows.map_err(|source| sqlite_error(path, "opening the database", source))?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 
@@ -285,6 +294,13 @@ impl WarmStore for Warm {
     fn path(&self) -> &Path {
         &self.inner.path
     }
+}
+
+/// The file of the log.
+fn wal_path(path: &Path) -> PathBuf {
+    let mut wal = path.to_owned().into_os_string();
+    wal.push("-wal");
+    wal.into()
 }
 
 /// SQLite gives its side files the rights of the main one: it must be private before SQLite sees it.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::StoreError;
@@ -22,9 +23,8 @@ const APPLICATION_ID: i64 = 0x4972_6973;
 const WRITER_CACHE_KIB: i64 = 32 * 1024;
 const READER_CACHE_KIB: i64 = 8 * 1024;
 
-/// Pages after which a commit moves the WAL into the file: 256 MiB, so that a page changed by many checkpoints is written
-/// back once.
-const WAL_PAGES: i64 = 65_536;
+/// Pages after which the WAL is moved into the file: 256 MiB, so that a page changed by many checkpoints is written back once.
+pub(super) const WAL_PAGES: usize = 65_536;
 
 /// The WAL above which a checkpoint stops everything to empty it: readers held it open for too long.
 pub(super) const WAL_BYTES_MAX: u64 = 2 * 65_536 * 4_096;
@@ -67,11 +67,18 @@ PRAGMA user_version = 2;
 COMMIT;
 ";
 
+/// Nothing moves the WAL into the file but [`super::wal_mover`], which hears of a failed fsync: SQLite itself ignores its outcome after
+/// a commit and when the last connection closes, and tries again as if nothing had been.
+fn leave_the_wal(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+}
+
 /// Sets up the writing connection, and the schema in an empty file.
 pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), StoreError> {
     let failed = |source| sqlite_error(path, "opening the database", source);
     conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    leave_the_wal(conn).map_err(failed)?;
     let fresh = check_version(path, conn)? == 0;
     if fresh {
         // Only before the first table can these be chosen.
@@ -83,7 +90,7 @@ pub(super) fn prepare_writer(path: &Path, conn: &Connection) -> Result<(), Store
     conn.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON;
          PRAGMA checkpoint_fullfsync = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{WRITER_CACHE_KIB};
-         PRAGMA wal_autocheckpoint = {WAL_PAGES}; PRAGMA journal_size_limit = {};",
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {};",
         WAL_PAGES * 4_096
     ))
     .map_err(failed)?;
@@ -107,6 +114,7 @@ pub(super) fn check_version(path: &Path, conn: &Connection) -> Result<i64, Store
 /// Sets up the connection that moves the WAL.
 pub(super) fn prepare_mover(path: &Path, conn: &Connection) -> Result<(), StoreError> {
     conn.busy_timeout(BUSY_TIMEOUT)
+        .and_then(|()| leave_the_wal(conn))
         .and_then(|()| {
             conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;")
         })

@@ -1,10 +1,10 @@
 //! Gives back what is no longer needed, in steps so small that a checkpoint in between hardly waits: slots that nobody reads,
-//! trimmed entries, removed buckets, free pages, and SQLite's log once it has grown.
+//! trimmed entries, removed buckets, free pages.
 
 use std::sync::atomic::Ordering;
 
 use iris_protocol::{EntryId, VnodeId};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::write::Weight;
 use super::{Fault, Inner, rows};
@@ -108,36 +108,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    /// The automatic move of the log into the file gives up when a reader is in the way; it must not do so for ever. A view
-    /// is in the way for as long as it is copied out: then this waits for a later commit rather than for it.
-    ///
-    /// Nothing is lost when it fails: what was committed stays in the log. A full disk, or a reader that doesn't end, is left
-    /// to a later write; after any other failure nothing more is written.
-    pub(super) fn bound_wal(&self, writer: &Connection, bytes_max: u64) {
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        let views = self.views.load(Ordering::SeqCst);
-        if views > 0 || !std::fs::metadata(wal).is_ok_and(|wal| wal.len() > bytes_max) {
-            return;
-        }
-        if let Err(error) = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            let code = error.sqlite_error_code();
-            let later = matches!(code, Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
-            if !later {
-                self.poisoned.store(true, Ordering::SeqCst);
-            }
-            tracing::warn!(%error, path = %self.path.display(), later, "moving SQLite's log into the file failed");
-        }
-    }
-
-    /// Moves the log into the file on a connection of its own, so that others go on writing meanwhile.
-    pub(super) fn move_wal(&self) -> Result<(), StoreError> {
-        let mover = lock(&self.mover);
-        let moved = mover.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        self.note.moved(&mover);
-        moved.map_err(|error| Fault::from(error).told(&self.path, "moving SQLite's log into the file"))
-    }
 }
 
 /// Some rows of a slot, and when none is left, the slot.
@@ -192,32 +162,4 @@ fn remove_dropped(tx: &Connection) -> Result<bool, Fault> {
         tx.prepare_cached("DELETE FROM dropped WHERE slot = ?1 AND bucket = ?2")?.execute(params![slot, bucket])?;
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use iris_protocol::ShardId;
-
-    use super::*;
-    use crate::warm::{Changes, ShardRow, Warm, WarmStore};
-
-    #[test]
-    fn a_log_that_cannot_be_emptied_now_fails_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let warm = Warm::open(&dir.path().join("warm.db")).unwrap();
-        let row = ShardRow::default();
-        warm.checkpoint(ShardId(1), &Changes::new(&row)).unwrap();
-        let wal = || std::fs::metadata(dir.path().join("warm.db-wal")).unwrap().len();
-        {
-            // SQLite refuses it within a transaction.
-            let conn = warm.inner.writer.next();
-            conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-            warm.inner.bound_wal(&conn, 0);
-            conn.execute_batch("ROLLBACK").unwrap();
-        }
-        assert!(wal() > 0 && !warm.inner.poisoned.load(Ordering::SeqCst));
-        warm.checkpoint(ShardId(1), &Changes::new(&row)).unwrap();
-        warm.inner.bound_wal(&warm.inner.writer.next(), 0);
-        assert_eq!(wal(), 0, "a later one does it");
-    }
 }

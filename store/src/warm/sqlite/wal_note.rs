@@ -4,8 +4,9 @@
 //! the main file already. So the number of synced frames is noted after each durable commit, and an opening that would find
 //! fewer is refused before SQLite has seen the file.
 //!
-//! The note is not fsynced: that would double the cost of a checkpoint. A process that dies leaves it exact; after a power cut it
-//! may be older and forbid less, or of another round through the WAL, which its salt tells.
+//! A commit's note is not fsynced: that would double the cost of a checkpoint. A process that dies leaves it exact; after a power cut it
+//! may be older and forbid less, or of another round through the WAL, which its salt tells. That nothing is needed any more is fsynced:
+//! the WAL may be begun anew from then on, and a power cut in the middle of that leaves less than an older note demands.
 //!
 //! Little endian: magic 8 bytes, salt u64, frames u64, xxh3 u64 of all before. Less than a sector, so it is never torn.
 
@@ -104,9 +105,10 @@ impl WalNote {
             return;
         }
         *noted = needed;
-        if let Some(file) = &self.file
-            && let Err(error) = file.write_all_at(&encode(needed), 0)
-        {
+        let Some(file) = &self.file else { return };
+        let written = file.write_all_at(&encode(needed), 0);
+        let noted = written.and_then(|()| if needed.frames == 0 { file.sync_data() } else { Ok(()) });
+        if let Err(error) = noted {
             tracing::debug!(%error, "how far the store is synced was not noted");
         }
     }

@@ -42,14 +42,14 @@ impl Inner {
             // A full disk was rolled back and can be tried again once there is room, as can what never was SQLite's fault;
             // anything else leaves doubt.
             if let Fault::Sqlite(error) = &fault
-                && error.sqlite_error_code() != Some(ErrorCode::DiskFull)
+                && !found_no_room(error)
             {
                 self.poisoned.store(true, Ordering::SeqCst);
             }
             fault.told(&self.path, action)
         })?;
         // Whatever comes of it, the transaction is committed.
-        self.bound_wal(&conn, schema::WAL_BYTES_MAX);
+        self.tend_wal(&conn, schema::WAL_PAGES, schema::WAL_BYTES_MAX);
         if weight == Weight::Durable {
             self.note.take(&conn);
         }
@@ -171,6 +171,12 @@ fn transact<T>(
     let done = write(&tx)?;
     tx.commit()?;
     Ok(done)
+}
+
+/// A full disk, in SQLite's words: for a file, and for the log's index in shared memory. The transaction was rolled back.
+fn found_no_room(error: &rusqlite::Error) -> bool {
+    let index = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    error.sqlite_error().is_some_and(|error| error.code == ErrorCode::DiskFull || error.extended_code == index)
 }
 
 /// A slot that is nobody's; garbage until it is claimed.

@@ -3,6 +3,8 @@
 mod all_power_cut;
 mod cascade;
 mod clock;
+mod disk_full;
+mod fsync_eio;
 mod latency;
 mod leader_kill9;
 mod membership_churn;
@@ -11,6 +13,7 @@ mod one_power_cut;
 mod partition;
 mod sigstop_leader;
 mod sigterm;
+mod slow_disk;
 mod soak;
 mod torn_write;
 
@@ -23,6 +26,9 @@ pub const ALL: &[Row] = &[
     one_power_cut::ROW,
     negative_control::ROW,
     torn_write::ROW,
+    fsync_eio::ROW,
+    disk_full::ROW,
+    slow_disk::ROW,
     clock::ROW,
     partition::ROW,
     sigstop_leader::ROW,
