@@ -3,6 +3,7 @@
 
 pub mod failover;
 pub mod floors;
+pub mod hot_inbox;
 pub mod latency;
 pub mod links;
 pub mod load;

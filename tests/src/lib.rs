@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod faults;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+pub mod hot_inbox;
 pub mod link_process;
 pub mod lossy_disk;
 pub mod netns;

@@ -187,6 +187,32 @@ impl NodeProcess {
         Ok(status)
     }
 
+    /// Puts its data folder aside, all save its key, until [`Self::put_back`].
+    ///
+    /// # Errors
+    /// It runs, or the system's.
+    pub fn set_aside(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.child.is_none(), "node {} runs", self.id);
+        std::fs::rename(&self.data, self.aside())?;
+        std::fs::create_dir(&self.data)?;
+        std::fs::copy(self.aside().join("identity.key"), self.data.join("identity.key"))?;
+        Ok(())
+    }
+
+    /// Puts back what was put aside; what is there meanwhile goes.
+    ///
+    /// # Errors
+    /// It runs, or the system's.
+    pub fn put_back(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.child.is_none(), "node {} runs", self.id);
+        std::fs::remove_dir_all(&self.data)?;
+        Ok(std::fs::rename(self.aside(), &self.data)?)
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.data.with_extension("aside")
+    }
+
     /// Removes everything in its data folder save its key: what is left when a disk is replaced and the key was kept.
     ///
     /// # Errors

@@ -93,3 +93,13 @@ async fn disk_full() {
 async fn slow_disk() {
     short("SLOW-DISK").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_disk_rejoin() {
+    short("EMPTY-DISK-REJOIN").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hot_inbox() {
+    short("HOT-INBOX").await;
+}

@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn a_cut_is_told_once_when_it_stands_and_once_when_it_is_healed() {
         let (mut detector, cut) = (Detector::new(NodeId(1)), Cut(NodeId(1), NodeId(2)));
-        let (whole, broken): (&[(u64, &[u64])], &[(u64, &[u64])]) =
-            (&[(1, &[2, 3]), (2, &[1, 3]), (3, &[1, 2])], &[(1, &[3]), (3, &[1, 2])]);
+        let whole: &[(u64, &[u64])] = &[(1, &[2, 3]), (2, &[1, 3]), (3, &[1, 2])];
+        let broken: &[(u64, &[u64])] = &[(1, &[3]), (3, &[1, 2])];
         assert_eq!(told(&mut detector, 0..3, whole), []);
         assert_eq!(told(&mut detector, 3..7, broken), [], "it may be that 2 has just died");
         assert_eq!(told(&mut detector, 7..8, whole), [(7, Event::WasCutOff(vec![NodeId(2)], SECOND * 4))]);

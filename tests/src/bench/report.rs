@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::floors::Floor;
+use super::hot_inbox::{self, HotInbox};
 use super::latency::Latencies;
 use super::links::{self, LinkRow};
 use super::load::{Load, Measured};
@@ -34,6 +35,8 @@ pub struct Figures {
     pub gaps: Option<Latencies>,
     /// Restarts of a full node.
     pub restarts: Option<Restarts>,
+    /// One inbox that gets more than all others.
+    pub hot_inbox: Option<HotInbox>,
     /// What machine this is.
     pub machine: String,
 }
@@ -66,6 +69,9 @@ pub fn render(figures: &Figures) -> String {
     }
     if let Some(restarts) = &figures.restarts {
         restart(&mut out, restarts);
+    }
+    if let Some(hot) = &figures.hot_inbox {
+        out.push_str(&hot_inbox::render(hot));
     }
     out
 }
@@ -197,8 +203,15 @@ mod tests {
             rss_bytes: 1 << 26,
         };
         let restarts = Some(restarts);
-        let text =
-            render(&Figures { rows, round_trip: floor, links: Vec::new(), gaps: Some(latencies), restarts, machine });
+        let text = render(&Figures {
+            rows,
+            round_trip: floor,
+            links: Vec::new(),
+            gaps: Some(latencies),
+            restarts,
+            hot_inbox: None,
+            machine,
+        });
         assert!(text.contains("| kill -9 | 2000 | 500 | 4.0 |"), "{text}");
         assert!(text.contains("| 3 | 64 | 1 | 500 | 1000 | 0.50 |"), "{text}");
         for table in text.split("\n\n").filter(|part| part.starts_with('|')) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use iris_tests::bench::floors::{self, Floor};
+use iris_tests::bench::hot_inbox;
 use iris_tests::bench::links;
 use iris_tests::bench::load::{Load, measure};
 use iris_tests::bench::report::{Figures, Row, render};
@@ -36,6 +37,12 @@ struct Arguments {
     /// Messages in a node that is restarted; 0 leaves restarts out.
     #[arg(long, default_value_t = 1_000_000)]
     restart_entries: u64,
+    /// Messages to one absent user; 0 leaves the hot inbox out.
+    #[arg(long, default_value_t = 1_000_000)]
+    hot_entries: u64,
+    /// Only the hot inbox.
+    #[arg(long)]
+    only_hot_inbox: bool,
     /// Only the links between nodes, no cluster.
     #[arg(long)]
     only_links: bool,
@@ -65,6 +72,9 @@ fn main() -> ExitCode {
 
 async fn bench(arguments: &Arguments) -> anyhow::Result<String> {
     let (run, warm_up) = (Duration::from_secs(arguments.seconds), Duration::from_secs(arguments.warm_up));
+    if arguments.only_hot_inbox {
+        return Ok(hot_inbox::render(&Box::pin(hot_inbox::measure(arguments.hot_entries)).await?));
+    }
     eprintln!("bench: a link between nodes under bulk");
     // Ten cases of thousands of round trips each: a quarter of the time is plenty.
     let links = Box::pin(links::measure(run / 4)).await?;
@@ -100,7 +110,14 @@ async fn bench(arguments: &Arguments) -> anyhow::Result<String> {
             Some(Box::pin(restarts(entries)).await?)
         }
     };
-    Ok(render(&Figures { rows, round_trip, links, gaps, restarts, machine: machine() }))
+    let hot_inbox = match arguments.hot_entries {
+        0 => None,
+        entries => {
+            eprintln!("bench: a hot inbox with {entries} messages");
+            Some(Box::pin(hot_inbox::measure(entries)).await?)
+        }
+    };
+    Ok(render(&Figures { rows, round_trip, links, gaps, restarts, hot_inbox, machine: machine() }))
 }
 
 async fn kill_gaps(kills: usize) -> anyhow::Result<Latencies> {

@@ -4,7 +4,9 @@ mod all_power_cut;
 mod cascade;
 mod clock;
 mod disk_full;
+mod empty_disk;
 mod fsync_eio;
+mod hot_inbox;
 mod latency;
 mod leader_kill9;
 mod membership_churn;
@@ -26,6 +28,7 @@ pub const ALL: &[Row] = &[
     one_power_cut::ROW,
     negative_control::ROW,
     torn_write::ROW,
+    empty_disk::ROW,
     fsync_eio::ROW,
     disk_full::ROW,
     slow_disk::ROW,
@@ -33,6 +36,7 @@ pub const ALL: &[Row] = &[
     partition::ROW,
     sigstop_leader::ROW,
     membership_churn::ROW,
+    hot_inbox::ROW,
     cascade::ROW,
     sigterm::ROW,
     latency::ROW,
