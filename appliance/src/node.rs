@@ -237,7 +237,7 @@ impl Node {
         let disk = crate::disk::spawn(supervisor, folders, log.clone(), config.store.reserve_bytes);
         let (transport, acceptor) = over_links(links.clone(), inbound, keys.clone());
         let (described, warm) = (own.clone(), damage.over(iris_store::warm::open(engine(config)?, data)?));
-        scrub::spawn(supervisor, warm.clone());
+        scrub::spawn(supervisor, warm.clone(), log.clone(), Duration::from_millis(config.store.scrub_ms));
         let member = Member::start(
             MemberOptions {
                 node: place.node,

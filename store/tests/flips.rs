@@ -65,9 +65,21 @@ fn chosen(files: &BTreeMap<PathBuf, Vec<u8>>, count: usize) -> Vec<(PathBuf, usi
 /// What reading all of it came to: damage, or what it holds.
 type Read<T> = Result<T, String>;
 
-/// Flips bits and reads; fails with every bit that went unnoticed and changed something.
+/// Flips bits and reads; fails with every bit that went unnoticed and changed something. How many bits, and how many were found.
 fn check<T: PartialEq + std::fmt::Debug>(dir: &Path, read: impl Fn(&Path) -> Read<T>) -> (usize, usize) {
-    let files = contents(dir);
+    let (bits, found, missed) = flipped(dir, |_| true, read);
+    assert_eq!(missed, Vec::<String>::new(), "of {bits} bits, {found} were found");
+    (bits, found)
+}
+
+/// The same with some files only; also those that went unnoticed.
+fn flipped<T: PartialEq + std::fmt::Debug>(
+    dir: &Path,
+    kept: impl Fn(&Path) -> bool,
+    read: impl Fn(&Path) -> Read<T>,
+) -> (usize, usize, Vec<String>) {
+    let mut files = contents(dir);
+    files.retain(|path, _| kept(path));
     let copy = tempfile::tempdir().unwrap();
     let at = |n: usize| copy.path().join(n.to_string());
     write(&files, dir, &at(0));
@@ -86,8 +98,7 @@ fn check<T: PartialEq + std::fmt::Debug>(dir: &Path, read: impl Fn(&Path) -> Rea
         }
         std::fs::remove_dir_all(copied).unwrap();
     }
-    assert_eq!(missed, Vec::<String>::new(), "of {} bits, {found} were found", bits.len());
-    (bits.len(), found)
+    (bits.len(), found, missed)
 }
 
 type LogContent = Vec<(u64, Vec<u64>, Option<Vec<u8>>)>;
@@ -145,6 +156,23 @@ async fn any_flipped_bit_of_a_synced_log_is_found_or_changes_nothing() {
     check(killed.path(), read_log);
     let (bits, found) = check(dir.path(), read_log);
     assert!(found * 2 > bits, "{found} of {bits}: most bits are needed");
+}
+
+/// The control: raft-engine alone takes damage at the end of its files for a torn write, and what is behind it goes.
+#[tokio::test]
+async fn without_the_note_of_what_was_synced_damage_of_a_log_goes_unnoticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = RaftLog::open(options(dir.path())).unwrap();
+    for id in [1, 100, 101] {
+        append(&log.group(GroupId(id)), entries(1..30, "body")).await;
+        log.group(GroupId(id)).put(b"vote", b"term 7".to_vec()).await.unwrap();
+    }
+    log.shutdown();
+    assert!(wait(log.closed()).await.is_none());
+    drop(log);
+    let (_, _, missed) = flipped(dir.path(), |path| !path.ends_with("synced"), read_log);
+    assert!(!missed.is_empty(), "then the note would not be needed");
+    check(dir.path(), read_log);
 }
 
 fn message(n: u64) -> Item {
@@ -230,6 +258,19 @@ fn check_warm(engine: Engine) {
 #[test]
 fn any_flipped_bit_of_a_synced_sqlite_store_is_found_or_changes_nothing() {
     check_warm(Engine::Sqlite);
+}
+
+/// The control: SQLite alone ignores its log from the first broken frame on.
+#[test]
+fn without_the_note_of_what_was_synced_damage_of_sqlites_log_goes_unnoticed() {
+    let (dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_warm(Engine::Sqlite, dir.path(), killed.path());
+    let kept = |path: &Path| !path.ends_with("inboxes.db-synced");
+    let (_, _, missed) = flipped(killed.path(), kept, |data| read_warm(Engine::Sqlite, data));
+    assert!(
+        missed.iter().any(|bit| bit.starts_with("inboxes.db-wal")),
+        "then the note would not be needed: {missed:?}"
+    );
 }
 
 #[test]

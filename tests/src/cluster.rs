@@ -75,6 +75,8 @@ pub struct Cluster {
     program: PathBuf,
     settings: Settings,
     shards: u16,
+    /// The indices of the nodes that ran when the cluster was last ready.
+    ids: BTreeMap<NodeId, usize>,
     access: Access,
     dir: PathBuf,
     folder: Folder,
@@ -145,7 +147,16 @@ impl Cluster {
             let own = own_line(node, String::new());
             write_config(node, render(&own, &node.data, &members, &options.settings))?;
         }
-        Ok(Self { nodes, program, settings: options.settings, shards: 0, access: Access::default(), dir, folder })
+        Ok(Self {
+            nodes,
+            program,
+            settings: options.settings,
+            shards: 0,
+            ids: BTreeMap::new(),
+            access: Access::default(),
+            dir,
+            folder,
+        })
     }
 
     /// How many nodes it has, running or not.
@@ -195,6 +206,14 @@ impl Cluster {
     /// It runs already, or the program can't be run.
     pub fn start_node(&mut self, index: usize) -> anyhow::Result<()> {
         self.nodes[index].start(&self.program)
+    }
+
+    /// How a node ended, if it ended by itself.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn ended(&mut self, index: usize) -> anyhow::Result<Option<std::process::ExitStatus>> {
+        self.nodes[index].ended_by_itself()
     }
 
     /// kill -9, and waits until the kernel has it.
@@ -278,14 +297,19 @@ impl Cluster {
         let holds_all = self.nodes.len() <= REPLICAS;
         let nodes = &mut self.nodes;
         let waited = wait_for("every group to have a leader everywhere", READY_DEADLINE, async || {
-            let mut agreed = Leaders::new();
+            let (mut agreed, mut reports) = (Leaders::new(), Vec::new());
             for index in &running {
                 let node = &mut nodes[*index];
                 if let Some(status) = node.ended_by_itself().map_err(|error| format!("{error:#}"))? {
                     return Err(NotYet::never(format!("node {} ended by itself: {status}", node.id)));
                 }
                 let report = access::admin(node).status().await.map_err(|error| error.to_string())?;
-                let leaders = leaders_of(&report, &running)?;
+                reports.push(report);
+            }
+            // One that came back from quarantine has another id than its index says.
+            let ids: BTreeMap<NodeId, usize> = reports.iter().map(|report| report.node).zip(running.clone()).collect();
+            for report in &reports {
+                let leaders = leaders_of(report, &ids)?;
                 if holds_all && leaders.len() < 2 {
                     return Err(format!("node {} has no shard", report.node).into());
                 }
@@ -295,10 +319,13 @@ impl Cluster {
                     }
                 }
             }
-            if agreed.len() < 2 { Err("there is no shard".into()) } else { Ok(agreed) }
+            if agreed.len() < 2 { Err("there is no shard".into()) } else { Ok((agreed, ids)) }
         });
         match waited.await {
-            Ok(leaders) => self.shards = u16::try_from(leaders.keys().flatten().count())?,
+            Ok((leaders, ids)) => {
+                self.shards = u16::try_from(leaders.keys().flatten().count())?;
+                self.ids = ids;
+            }
             Err(error) => return Err(error.context(self.log_tails())),
         }
         if self.access.is_unset() {
@@ -324,7 +351,8 @@ impl Cluster {
         self.wait_ready().await?;
         let report = self.status(self.running()[0]).await?;
         let shards = report.groups.iter().filter_map(|group| Some((group.shard?, group.leader?)));
-        Ok(shards.map(|(shard, leader)| (shard, index_of(leader))).collect())
+        let index = |leader| self.ids.get(&leader).copied().with_context(|| format!("node {leader} does not run"));
+        shards.map(|(shard, leader)| Ok((shard, index(leader)?))).collect()
     }
 
     /// The node that leads most shards.
@@ -370,8 +398,8 @@ impl Cluster {
 type Leaders = BTreeMap<Option<ShardId>, NodeId>;
 
 /// The leader of every group, if the report names a running one for each and sees every running node.
-fn leaders_of(report: &StatusReport, running: &[usize]) -> Result<Leaders, NotYet> {
-    let runs = |id: NodeId| running.contains(&index_of(id));
+fn leaders_of(report: &StatusReport, running: &BTreeMap<NodeId, usize>) -> Result<Leaders, NotYet> {
+    let runs = |id: NodeId| running.contains_key(&id);
     if let Some(unseen) = report.nodes.iter().find(|node| runs(node.id) && !node.up) {
         return Err(format!("node {} has no link to node {}", report.node, unseen.id).into());
     }
@@ -383,10 +411,6 @@ fn leaders_of(report: &StatusReport, running: &[usize]) -> Result<Leaders, NotYe
         }
     }
     Ok(leaders)
-}
-
-fn index_of(id: NodeId) -> usize {
-    usize::try_from(id.0).unwrap_or(usize::MAX).saturating_sub(1)
 }
 
 /// A node as a list of members has it.

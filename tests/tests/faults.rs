@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use iris_tests::faults::Length;
-use iris_tests::faults::rows::by_name;
+use iris_tests::faults::rows::{ALL, by_name};
 use iris_tests::faults::run::{Ended, Wish, run};
 use iris_tests::seed::Seed;
 
@@ -14,92 +14,45 @@ async fn short(name: &str) {
     assert!(!matches!(ended, Ended::Failed(..)), "{name}: {ended:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leader_kill9() {
-    short("LEADER-KILL9").await;
+/// A test for each row, so that each has a name, a deadline and an output of its own.
+macro_rules! rows {
+    ($($test:ident $name:literal,)*) => {
+        const TESTED: &[&str] = &[$($name),*];
+
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                short($name).await;
+            }
+        )*
+    };
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clock() {
-    short("CLOCK").await;
+rows! {
+    leader_kill9 "LEADER-KILL9",
+    all_power_cut "ALL-POWER-CUT",
+    one_power_cut "ONE-POWER-CUT",
+    negative_control "NEGATIVE-CONTROL",
+    torn_write "TORN-WRITE",
+    bitflip "BITFLIP",
+    empty_disk "EMPTY-DISK-REJOIN",
+    fsync_eio "FSYNC-EIO",
+    disk_full "DISK-FULL",
+    slow_disk "SLOW-DISK",
+    clock "CLOCK",
+    partition "PARTITION",
+    sigstop_leader "SIGSTOP-LEADER",
+    membership_churn "MEMBERSHIP-CHURN",
+    hot_inbox "HOT-INBOX",
+    cascade "CASCADE",
+    sigterm "SIGTERM",
+    latency "LATENCY",
+    soak "SOAK",
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partition() {
-    short("PARTITION").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigstop_leader() {
-    short("SIGSTOP-LEADER").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn membership_churn() {
-    short("MEMBERSHIP-CHURN").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cascade() {
-    short("CASCADE").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm() {
-    short("SIGTERM").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn latency() {
-    short("LATENCY").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn soak() {
-    short("SOAK").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_power_cut() {
-    short("ALL-POWER-CUT").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_power_cut() {
-    short("ONE-POWER-CUT").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn negative_control() {
-    short("NEGATIVE-CONTROL").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn torn_write() {
-    short("TORN-WRITE").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fsync_eio() {
-    short("FSYNC-EIO").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn disk_full() {
-    short("DISK-FULL").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_disk() {
-    short("SLOW-DISK").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn empty_disk_rejoin() {
-    short("EMPTY-DISK-REJOIN").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hot_inbox() {
-    short("HOT-INBOX").await;
+#[test]
+fn every_row_is_tested() {
+    for row in ALL {
+        assert!(TESTED.contains(&row.name), "{} has no test here", row.name);
+    }
 }

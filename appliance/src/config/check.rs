@@ -139,6 +139,7 @@ impl Config {
         // B7 and what clients were promised.
         problems.range("edge.drain_ms", edge.drain_ms, 0, 30_000);
         problems.range("store.checkpoint_ms", self.store.checkpoint_ms, 10, 3_600_000);
+        problems.range("store.scrub_ms", self.store.scrub_ms, 100, 30 * 24 * 3_600 * 1_000);
         let raft = &self.raft;
         problems.range("raft.heartbeat_ms", raft.heartbeat_ms, 10, 10_000);
         problems.unless(

@@ -138,6 +138,8 @@ section! {
         engine: String = iris_store::warm::Engine::Sqlite.to_string();
         /// Milliseconds between checkpoints: a restart replays at most that much of the log.
         checkpoint_ms: u64 = 5_000;
+        /// Milliseconds between two readings of all that is on this disk, to find damage before it matters: once a day.
+        scrub_ms: u64 = 24 * 3_600 * 1_000;
         /// Bytes of entries not yet checkpointed, per shard; at the bound its leader refuses new ones for the moment. 16 MiB
         /// in each of 8 shards leave most of a node's 512 MiB for the rest.
         hot_bytes_max: u64 = 16 * 1024 * 1024;

@@ -16,7 +16,7 @@ use raft_engine::{Command, Config, LogBatch, ReadableSize, RecoveryMode};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Record, Records};
-use super::{LogError, LogOptions};
+use super::{LogError, LogOptions, heads};
 use crate::checked_file::create_private_dir;
 use crate::room::is_want;
 use crate::settle::settle;
@@ -131,6 +131,7 @@ pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) ->
     create_private_dir(dir).map_err(|error| LogError::io(dir, "creating the log's folder", &error))?;
     // What a process before this one left in the system's memory is no log: it must be on disk, and be read from there.
     settle(dir).map_err(|error| LogError::io(dir, "fsync of what is there", &error))?;
+    heads::check(dir)?;
     let config = config(options)?;
     // Recovery asserts on bytes it didn't expect; damage must come back as an error.
     let engine = match catch_unwind(AssertUnwindSafe(|| raft_engine::Engine::open_with_file_system(config, fs))) {

@@ -9,6 +9,7 @@ mod check;
 mod engine;
 mod error;
 mod group;
+mod heads;
 mod marked;
 mod overlay;
 mod queue;
@@ -82,6 +83,9 @@ pub struct LogOptions {
 
 /// Size of one log file by default.
 const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes that a scrub reads at once: others read in between.
+const SCRUB_BYTES: usize = 256 * 1024;
 
 /// Files that a bounded log is divided into at least, so that purging one gives back a small part of it.
 const SEGMENTS_MIN: u64 = 8;
@@ -238,6 +242,21 @@ impl RaftLog {
                 Err(_) => Some(LogError::Failed { why: "the log writer vanished".into() }),
             }
         }
+    }
+
+    /// Reads every entry of every group, for damage that nobody would meet otherwise before it matters. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The first damage, or the disk's.
+    pub fn scrub(&self) -> Result<(), LogError> {
+        for id in self.handle.shared.engine.groups() {
+            let group = self.group(GroupId(id));
+            let mut next = group.first_index();
+            while let Some(at) = next {
+                next = group.read(at..u64::MAX, SCRUB_BYTES)?.last().map(|entry| entry.index + 1);
+            }
+        }
+        Ok(())
     }
 
     /// Resolves when a read has met damage, with what was found: whoever asked for the entries is told the same, but may have

@@ -124,8 +124,8 @@ pub trait WarmStore: Send + Sync {
     /// The disk's, where it can't go on.
     fn verify(&self, each: &mut dyn FnMut(Verified)) -> Result<(), StoreError>;
 
-    /// Looks for damage that reading would not notice, beside everything else; may take as long as reading all there is. Nothing
-    /// for a store whose reads notice all.
+    /// Reads all there is, for damage that nobody would meet otherwise before it matters, or that reading an inbox would not
+    /// notice. Others go on meanwhile.
     ///
     /// # Errors
     /// The disk's, or damage.

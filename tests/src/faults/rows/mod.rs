@@ -1,6 +1,7 @@
 //! The rows, one a file, in the order of the battery.
 
 mod all_power_cut;
+mod bitflip;
 mod cascade;
 mod clock;
 mod disk_full;
@@ -28,6 +29,7 @@ pub const ALL: &[Row] = &[
     one_power_cut::ROW,
     negative_control::ROW,
     torn_write::ROW,
+    bitflip::ROW,
     empty_disk::ROW,
     fsync_eio::ROW,
     disk_full::ROW,
