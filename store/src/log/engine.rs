@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Record, Records};
 use super::{LogError, LogOptions, heads};
-use crate::checked_file::create_private_dir;
+use crate::checked_file::{create_private_dir, sync_dir};
 use crate::room::is_want;
 use crate::settle::settle;
 
@@ -143,6 +143,12 @@ pub(super) fn open<F: FileSystem + 'static>(options: &LogOptions, fs: Arc<F>) ->
         // As in the writer's failure: closing it on a failing disk would abort the process.
         std::mem::forget(engine);
         return Err(error);
+    }
+    // The engine syncs its folder when it begins another file, and not for the first: a power cut would take that file away, and
+    // with it every vote and entry fsynced in it.
+    if let Err(error) = sync_dir(&dir.join("any file")) {
+        std::mem::forget(engine);
+        return Err(LogError::io(dir, "fsync of the log's folder", &error));
     }
     Ok(Arc::new(engine))
 }
