@@ -12,16 +12,15 @@ use iris_store::{GroupId, RaftLog, StoreOptions, WarmStore};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::BatchCounters;
 use super::beginning::Beginning;
-use super::bulk;
 use super::checkpointer::Round;
 use super::controller;
 use super::founding;
 use super::handler::{META_GROUP, PeerHandler, Receptions, ShardGroups};
+use super::inbound;
 use super::log_store::LogStore;
 use super::meta::{MetaState, NodeRecord};
 use super::meta_machine::{MetaMachine, MetaView};
@@ -36,16 +35,13 @@ use super::rpc::{self, RpcClients};
 use super::shards::{self, ShardKeeper, Shards};
 use super::snapshots::Outgoing;
 use super::standing::QuarantinedPeers;
-use super::transport::{Channel, PeerAcceptor, PeerTransport};
+use super::transport::{PeerAcceptor, PeerTransport};
 use crate::disk::Disk;
 use crate::supervise::Supervisor;
 use crate::surroundings::Surroundings;
 
 /// The meta group's region in the log; shards are at [`shards::region`].
 pub(super) const META_REGION: GroupId = GroupId(1);
-
-/// Streams of peers served at once: three channels each, a few reconnects overlapping, for more members than a home has.
-const PEER_STREAMS_MAX: usize = 256;
 
 /// Entries per append request; [`super::log_store`] bounds their bytes.
 const PAYLOAD_ENTRIES_MAX: u64 = 256;
@@ -211,7 +207,7 @@ impl Member {
             receptions: Receptions::default(),
         };
         let snapshot_dir = options.snapshot_dir.clone();
-        serve_peers(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
+        inbound::serve(supervisor, options.acceptor, Arc::new(handler), snapshot_dir.clone());
 
         let proposals = Arc::new(Proposals {
             node: options.node,
@@ -468,44 +464,6 @@ fn keep_roster(
         async move {
             neighbours::ask_around(&proposals, &*transport, &heard, &stop).await;
             Ok(())
-        }
-    });
-}
-
-fn serve_peers(
-    supervisor: &Supervisor,
-    acceptor: Box<dyn PeerAcceptor>,
-    handler: Arc<PeerHandler<MetaMachine>>,
-    snapshot_dir: PathBuf,
-) {
-    let acceptor = Arc::new(Mutex::new(acceptor));
-    supervisor.spawn("peer streams", move |stop| {
-        let (acceptor, handler, snapshot_dir) = (acceptor.clone(), handler.clone(), snapshot_dir.clone());
-        async move {
-            let mut acceptor = acceptor.lock().await;
-            let mut streams = JoinSet::new();
-            loop {
-                let accepted = tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    accepted = acceptor.accept() => accepted,
-                };
-                let Some((node, channel, stream)) = accepted else { return Ok(()) };
-                while streams.try_join_next().is_some() {}
-                if streams.len() >= PEER_STREAMS_MAX {
-                    tracing::warn!(%node, "too many streams from peers; closed one");
-                    continue;
-                }
-                let (handler, snapshot_dir) = (handler.clone(), snapshot_dir.clone());
-                streams.spawn(async move {
-                    let served = match channel {
-                        Channel::Bulk => bulk::receive(stream, &snapshot_dir, &*handler).await,
-                        _ => rpc::serve(node, channel, stream, handler).await.map_err(Into::into),
-                    };
-                    if let Err(error) = served {
-                        tracing::debug!(%node, ?channel, %error, "a peer's stream ended");
-                    }
-                });
-            }
         }
     });
 }

@@ -21,6 +21,7 @@ mod founding;
 pub mod fuzzing;
 mod group;
 mod handler;
+mod inbound;
 mod leadership;
 mod log_store;
 mod member;
