@@ -80,7 +80,7 @@ impl Load {
         let pace = Pace::steady(size.per_s);
         let rust = users(prefix, size.users)?;
         let python = UserId::new(format!("{prefix}{PYTHON_USER}"))?;
-        let with_python = python::unavailable().map_or(true, |reason| {
+        let with_python = python::unavailable().is_none_or(|reason| {
             run.say(&format!("without the Python client: {reason}"));
             false
         });

@@ -181,7 +181,7 @@ mod tests {
         let sample = |n: u64| Sample {
             at: Duration::from_secs(n),
             acked: n as usize * 10,
-            nodes: vec![(n % 7 != 0).then(|| vitals(n))],
+            nodes: vec![(!n.is_multiple_of(7)).then(|| vitals(n))],
         };
         Chart { samples: (0..100).map(sample).collect() }
     }

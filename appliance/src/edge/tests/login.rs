@@ -55,6 +55,7 @@ async fn a_token_that_begins_later_than_this_clock_shows_sends_the_client_elsewh
     let mut node = Node::connected(4_096, |_| {});
     node.client.say_all(&[hello("early")]).await;
     node.client.hears_error(Code::ShuttingDown).await;
+    node.ends().await;
     assert!(Code::ShuttingDown.is_retryable(), "the client tries another node");
     assert_eq!((counters(&node).auth_failed, counters(&node).sessions), (1, 0));
 }
