@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use fuser::consts::FOPEN_KEEP_CACHE;
 use fuser::{
-    FileAttr, FileType, Filesystem, KernelConfig, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    FileAttr, FileType, Filesystem, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
 };
-use libc::{EINVAL, EIO, EISDIR, EOPNOTSUPP, c_int};
+use libc::{EINVAL, EIO, EOPNOTSUPP};
 
 use super::disk::{Disk, Id, Kind, Outcome, ROOT};
 use super::file::Content;
@@ -134,10 +134,6 @@ fn fail(shared: &Shared, shown: u64, id: Id, upto: u64) -> Outcome<()> {
 }
 
 impl Filesystem for Server {
-    fn init(&mut self, _: &Request<'_>, _: &mut KernelConfig) -> Result<(), c_int> {
-        Ok(())
-    }
-
     fn lookup(&mut self, _: &Request<'_>, parent: u64, name: &OsStr, reply: ReplyEntry) {
         let disk = self.0.disk();
         let found = disk.known(parent).and_then(|folder| disk.find(folder, name)).and_then(|id| attributes(&disk, id));
@@ -390,13 +386,5 @@ impl Filesystem for Server {
 
     fn access(&mut self, _: &Request<'_>, ino: u64, _: i32, reply: ReplyEmpty) {
         answer(self.0.disk().known(ino).map(|_| ()), reply);
-    }
-
-    fn link(&mut self, _: &Request<'_>, ino: u64, _: u64, _: &OsStr, reply: ReplyEntry) {
-        let is_folder = {
-            let disk = self.0.disk();
-            disk.known(ino).and_then(|id| disk.content(id).map(|_| ())) == Err(EISDIR)
-        };
-        reply.error(if is_folder { EISDIR } else { EOPNOTSUPP });
     }
 }
