@@ -118,7 +118,11 @@ impl Writer {
                         tracing::error!(%error, "the world's own disk failed");
                         return;
                     }
-                    if self.stepper.answer() == Step::Ended {
+                    // Giving files back is rewriting, syncing and then removing: names go at once here, so the sync must not wait.
+                    self.fs.defer_sync(false);
+                    let answered = self.stepper.answer();
+                    self.fs.defer_sync(true);
+                    if answered == Step::Ended {
                         return;
                     }
                 }
