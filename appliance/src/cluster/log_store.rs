@@ -158,6 +158,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let last_purged_log_id = Self::purged(&self.log)?;
+        if let Some(purged) = last_purged_log_id {
+            // A crash between the mark and the purge: done now. Where a snapshot was installed over a shorter log, that would end
+            // before its own beginning, and the group would not start.
+            self.log.purge_to(purged.index).await.map_err(io::Error::other)?;
+        }
         let last = match self.log.last_index() {
             Some(last) => self.read(last, last + 1).await?.first().map(|entry| entry.log_id),
             None => None,
@@ -207,5 +212,33 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.log.purge_to(log_id.index).await.map_err(io::Error::other)?;
         self.durable.flushed(log_id.index);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iris_store::{GroupId, LogOptions, RaftLog};
+    use openraft::vote::RaftLeaderId;
+    use openraft::vote::leader_id_adv::LeaderId;
+
+    use super::*;
+
+    /// Found by the simulation: the node never started again.
+    #[tokio::test]
+    async fn a_purge_that_a_crash_cut_short_is_done_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = RaftLog::open(LogOptions::new(dir.path())).unwrap().group(GroupId(100));
+        let entries = |indexes: std::ops::Range<u64>| {
+            indexes.map(|index| LogEntry { index, bytes: Default::default() }).collect::<Vec<_>>()
+        };
+        group.append(entries(1..6), Box::new(|_| {})).await.unwrap();
+        // A snapshot up to 9 was installed; the mark is on disk, and the power went.
+        let installed = LogId::new(LeaderId::new(2, iris_protocol::NodeId(1)).to_committed(), 9);
+        group.put(PURGED_KEY, encode(&installed)).await.unwrap();
+        let (mut log, _durable) = LogStore::open(group.clone()).unwrap();
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(installed), Some(installed)));
+        group.append(entries(10..12), Box::new(|_| {})).await.unwrap();
+        assert_eq!((group.first_index(), group.last_index()), (Some(10), Some(11)));
     }
 }
