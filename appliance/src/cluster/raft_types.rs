@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meta::MetaOutcome;
 
-/// Tasks, timers, channels and random numbers of the Raft groups. A simulation puts another [`openraft::AsyncRuntime`] here.
+/// Tasks, timers, channels and random numbers of the Raft groups.
 pub type Runtime = openraft::impls::TokioRuntime;
 
 openraft::declare_raft_types!(
