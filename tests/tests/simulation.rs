@@ -33,12 +33,11 @@ async fn no_promise_is_broken_in_some_schedules() {
 
 #[tokio::test]
 async fn a_seed_replays_exactly() {
-    let (fleet, seed) = (fleet().await, Seed::pick().value());
-    for seed in seed..seed + 2 {
-        let (one, two) = tokio::join!(fleet.one(seed, None), fleet.one(seed, None));
-        let (one, two) = (one.unwrap(), two.unwrap());
-        assert_eq!(one.said, two.said, "seed {seed}");
-        let other = fleet.one(seed + 1, None).await.unwrap();
-        assert_ne!(one.said, other.said, "seeds {seed} and the next");
-    }
+    let (fleet, seed) = (fleet().await, Seed::pick());
+    let (one, two) = tokio::join!(fleet.one(seed.value(), None), fleet.one(seed.value(), None));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.said, two.said);
+    // Two that say nothing would be equal, too.
+    let other = fleet.one(seed.value() + 1, None).await.unwrap();
+    assert_ne!(one.said, other.said);
 }
