@@ -107,6 +107,15 @@ pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
+/// Opens a small file to be read and overwritten in place; makes it, for this user only, where there is none.
+pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 /// Creates a folder and its parents, for this user only; one that exists is left as it is. Its name is durable when it returns,
 /// and those of the parents it made: what is fsynced in a folder without a durable name goes with the folder.
 ///

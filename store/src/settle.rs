@@ -34,7 +34,12 @@ pub(crate) fn settle(path: &Path) -> Result<()> {
 /// Drops the system's copy of a file that is on disk.
 #[cfg(target_os = "linux")]
 fn forget(file: &File) -> Result<()> {
-    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+    use rustix::io::Errno;
+    match rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
+        // A kernel or a file system that can't: what was just synced is on disk all the same.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+        forgotten => Ok(forgotten?),
+    }
 }
 
 /// Other systems keep a failed write marked as such.

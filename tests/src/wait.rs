@@ -53,7 +53,7 @@ pub async fn wait_for<T>(
     }
 }
 
-/// Lets a fault last. Nothing may depend on how long that is in truth.
+/// Lets a fault last, or a host of the simulation rest. Nothing may depend on how long that is in truth.
 pub async fn let_pass(time: Duration) {
     sleep(time).await;
 }

@@ -37,7 +37,8 @@ async fn a_seed_replays_exactly() {
     let (one, two) = tokio::join!(fleet.one(seed.value(), None), fleet.one(seed.value(), None));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(one.said, two.said);
-    // Two that say nothing would be equal, too.
+    assert!(one.good && one.hash().is_some(), "{:?}", one.said);
+    // A hash of nothing would be the same, too.
     let other = fleet.one(seed.value() + 1, None).await.unwrap();
-    assert_ne!(one.said, other.said);
+    assert_ne!(one.hash(), other.hash());
 }

@@ -76,7 +76,7 @@ fn discard(args: &DiscardArgs) -> Outcome {
     let aside = folder::discard(&data, SystemClock.unix_ms())?;
     let text = format!(
         "This node's data are in {} now; nothing was deleted. To come back to its cluster as a new node: `iris join-token` on another \
-         machine, then `iris up --join TOKEN` here. To begin a cluster of its own: `iris up`.\n",
+         machine, then `iris up --join TOKEN --name NEW_NAME` here. To begin a cluster of its own: `iris up`.\n",
         aside.display()
     );
     Ok(std::io::stdout().write_all(text.as_bytes())?)

@@ -28,6 +28,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Longest a member may take to answer; it looks into its memory.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Why it is not known.
+const STOPPED: &str = "stopped before the other members said whether they know of a cluster";
+
 /// Rounds without a whole answer after which it is said who is missing: all start together, but not at once.
 const SAY_AFTER_ROUNDS: u32 = 50;
 
@@ -65,8 +68,8 @@ impl Heard {
     fn judge(&self, others: &BTreeSet<NodeId>, has_log: bool) -> Verdict {
         let founded = self.words.iter().find(|(_, word)| **word == Word::Founded);
         match founded {
-            // Its votes and entries are here.
-            Some(_) if has_log => Verdict::Begin,
+            // Its votes and entries are here, whatever the others know.
+            _ if has_log => Verdict::Begin,
             Some((node, _)) => Verdict::Forgot(*node),
             None => {
                 let missing: Vec<NodeId> = others.difference(&self.answered).copied().collect();
@@ -111,7 +114,8 @@ impl Beginning {
     /// Asks the others until it is known, or `stop`. `has_log`: something of Raft's is on this disk.
     ///
     /// # Errors
-    /// This node was in a cluster and has forgotten it: what to do is in the sentence.
+    /// This node was in a cluster and has forgotten it: what to do is in the sentence. Or `stop`: then nobody knows, and nothing may
+    /// be founded.
     pub(super) async fn find_out(
         &self,
         node: NodeId,
@@ -134,7 +138,7 @@ impl Beginning {
                         );
                     }
                     tokio::select! {
-                        () = stop.cancelled() => return Ok(()),
+                        () = stop.cancelled() => anyhow::bail!(STOPPED),
                         () = self.ask(&missing, clients) => {}
                     }
                 }
@@ -143,7 +147,7 @@ impl Beginning {
                 continue;
             }
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => anyhow::bail!(STOPPED),
                 () = tokio::time::sleep(ASK_AGAIN) => {}
             }
         }

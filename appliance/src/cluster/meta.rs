@@ -286,7 +286,7 @@ impl Meta {
         match command {
             MetaCommand::Found(_) => MetaOutcome::Unchanged,
             MetaCommand::Describe(node, record) => {
-                let replaced = self.replacing.remove(&node).is_some_and(|old| state.retire(old));
+                let replaced = state.retire(&mut self.replacing, node);
                 MetaOutcome::changed_if(state.describe(node, record) || replaced)
             }
             MetaCommand::IssueToken(new) => state.admissions.issue(new),

@@ -22,6 +22,7 @@ use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lock;
+use crate::checked_file::open_private;
 
 /// The note's name in the log's folder; the engine leaves files with other names than its own alone.
 pub(super) const MARK_NAME: &str = "synced";
@@ -51,7 +52,7 @@ struct Marks {
 }
 
 /// Which file this is: its queue and its number.
-fn place(path: &Path) -> Option<(usize, u64)> {
+pub(super) fn place(path: &Path) -> Option<(usize, u64)> {
     let queue = QUEUES.iter().position(|queue| path.extension().is_some_and(|is| is == *queue))?;
     Some((queue, path.file_stem()?.to_str()?.parse().ok()?))
 }
@@ -83,7 +84,7 @@ fn decode(bytes: &[u8; MARK_LEN]) -> Option<[Synced; 2]> {
 impl Marks {
     fn open(dir: &Path) -> Self {
         let path = dir.join(MARK_NAME);
-        let note = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let note = open_private(&path);
         let note = note
             .inspect_err(
                 |error| tracing::warn!(path = %path.display(), %error, "how far the log is synced can't be noted"),

@@ -165,6 +165,7 @@ impl RaftLog {
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
         let dir = options.dir.clone();
         create_private_dir(&dir).map_err(|error| LogError::io(&dir, "creating the log's folder", &error))?;
+        heads::remove_unbegun(&dir)?;
         let fs = Arc::new(MarkedFs::new(DefaultFileSystem, &dir));
         match Self::open_with(options, fs.clone()) {
             Ok(log) => {

@@ -56,7 +56,7 @@ pub async fn measure(entries: u64) -> anyhow::Result<HotInbox> {
     let (others, spread) = near.split_at(OTHERS);
     let mut phases = Vec::new();
     let alone = async {
-        tokio::time::sleep(ALONE).await;
+        crate::wait::let_pass(ALONE).await;
         Ok(())
     };
     let (_, latencies) = beside(&cluster, others, alone).await?;

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 use iris_tests::sim::fleet::Fleet;
@@ -49,6 +51,13 @@ fn main() -> anyhow::Result<ExitCode> {
 fn one(arguments: &Arguments, folder: &std::path::Path) -> anyhow::Result<ExitCode> {
     let logs = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(logs).with_writer(std::io::stderr).with_ansi(false).init();
+    // Also one that a task's runtime would keep to itself.
+    let (panics, before) = (Arc::new(AtomicUsize::new(0)), std::panic::take_hook());
+    let counted = panics.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        before(panic);
+    }));
     let plan = if arguments.week { Plan::week(arguments.seed) } else { Plan::of(arguments.seed) };
     let report = run(plan, folder, arguments.trace.as_deref())?;
     println!(
@@ -63,7 +72,11 @@ fn one(arguments: &Arguments, folder: &std::path::Path) -> anyhow::Result<ExitCo
     for broken in &report.broken {
         println!("BROKEN {} at {} ms: {}", broken.invariant, broken.at_ms, broken.what);
     }
-    Ok(if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let panics = panics.load(Ordering::Relaxed);
+    if panics > 0 {
+        println!("BROKEN no panic: {panics} tasks panicked");
+    }
+    Ok(if report.broken.is_empty() && panics == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn many(arguments: &Arguments) -> anyhow::Result<ExitCode> {

@@ -37,6 +37,30 @@ pub async fn through_every_node(
     Ok(first.into_iter().map(|(user, log)| (user, log.len())).collect())
 }
 
+/// Whether the nodes have borne what was done to them: a node that quarantined itself and came back by itself loses nothing, and
+/// yet took healthy data for damaged, unless the row did damage them.
+///
+/// # Errors
+/// One has not.
+pub fn nothing_unexpected(bed: &Bed) -> anyhow::Result<()> {
+    for index in 0..bed.cluster.len() {
+        let node = bed.cluster.node(index);
+        let names = std::fs::read_dir(&node.data).with_context(|| format!("listing {}", node.data.display()))?;
+        let is_quarantine = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("quarantine");
+        let quarantines =
+            names.filter(|entry| entry.as_ref().is_ok_and(|entry| is_quarantine(&entry.file_name()))).count();
+        anyhow::ensure!(
+            quarantines == 0 || bed.damages,
+            "node {} took its data for damaged\n{}",
+            index + 1,
+            node.log_tail()
+        );
+        let panicked = node.has_logged("panicked at") && !bed.fails_disks;
+        anyhow::ensure!(!panicked, "node {} panicked\n{}", index + 1, node.log_tail());
+    }
+    Ok(())
+}
+
 /// Stops all nodes and judges the files of each.
 ///
 /// # Errors

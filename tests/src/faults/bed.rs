@@ -16,6 +16,10 @@ pub struct Bed {
     pub cluster: Cluster,
     /// What they stand on. Behind the cluster: a switch goes after its machines.
     pub ground: Ground,
+    /// The row damages data: a node may quarantine itself.
+    pub damages: bool,
+    /// The row makes fsyncs fail: the log's engine panics then, which ends the node.
+    pub fails_disks: bool,
 }
 
 /// The data folder a node will have: a row that mounts something there does so before the bed is made.
@@ -61,7 +65,7 @@ impl Bed {
         let ground = Ground::new(run.loopback)?;
         let numbers = 1..=u8::try_from(options.nodes).context("so many nodes have no addresses")?;
         let places = numbers.map(|number| ground.place(number)).collect::<anyhow::Result<Vec<Place>>>()?;
-        Ok(Self { cluster: Cluster::prepare_at(options, places)?, ground })
+        Ok(Self { cluster: Cluster::prepare_at(options, places)?, ground, damages: false, fails_disks: false })
     }
 
     /// One node that founds a cluster by itself; others join.
@@ -71,7 +75,8 @@ impl Bed {
     pub async fn found(run: &RowRun<'_>, options: Options) -> anyhow::Result<Self> {
         let ground = Ground::new(run.loopback)?;
         let place = ground.place(1)?;
-        Ok(Self { cluster: Cluster::found_at(options, place).await?, ground })
+        let cluster = Cluster::found_at(options, place).await?;
+        Ok(Self { cluster, ground, damages: false, fails_disks: false })
     }
 
     /// Prepares one more machine with this join token; starts nothing. Returns its index.

@@ -124,6 +124,7 @@ impl Load {
             bail!("the client library let {} errors through, the first: {first}", errors.len());
         }
         let mut tally = tally;
+        audit::nothing_unexpected(bed)?;
         audit::at_every_replica(bed, &oracle, &mut tally).await?;
         Ok(tally)
     }

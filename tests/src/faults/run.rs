@@ -62,7 +62,10 @@ pub async fn run(row: &Row, wish: &Wish) -> anyhow::Result<Ended> {
     let run = RowRun { seed, rounds, minutes, length, dir: &dir, loopback };
     println!("faults: {} begins, {}; seed {}, in {}", row.name, row.about, wish.seed, dir.display());
     let began = Instant::now();
-    let deadline = SHORT_DEADLINE.max(ROUND_DEADLINE * rounds) + LONG_DEADLINE * u32::from(length == Length::Long);
+    let deadline = match length {
+        Length::Short => SHORT_DEADLINE,
+        Length::Long => LONG_DEADLINE + ROUND_DEADLINE * rounds,
+    };
     let deadline = deadline + 2 * Duration::from_secs(60) * minutes.unwrap_or(0);
     // A panic is a failure like any other: it has to be replayed too.
     let played = AssertUnwindSafe((row.run)(&run)).catch_unwind();
@@ -110,7 +113,7 @@ fn show(row: &Row, wish: &Wish, rounds: u32, ended: &Ended, took: Duration) {
         Ended::Skipped(reason) => println!("faults: {name} skipped {reason}"),
         Ended::Failed(why, dir) => {
             println!("faults: {name} FAILED: {why}");
-            println!("  everything is kept in {}", dir.display());
+            println!("  its logs are kept in {}", dir.display());
             let minutes = wish.minutes.map_or(String::new(), |minutes| format!(" MINUTES={minutes}"));
             let short = if wish.length == Length::Short { " FAULTS_ARGS=--short" } else { "" };
             println!("  replay with: make faults SEED={} ROUNDS={rounds} ROW={name}{minutes}{short}", wish.seed);

@@ -113,7 +113,7 @@ impl Writer {
                 Step::Idle => self.stepper.news().await,
                 Step::Wrote => {
                     let most_ms = self.fsync_ms.load(Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..=most_ms))).await;
+                    crate::wait::let_pass(Duration::from_millis(self.rng.random_range(0..=most_ms))).await;
                     if let Err(error) = self.fs.settle() {
                         tracing::error!(%error, "the world's own disk failed");
                         return;

@@ -48,9 +48,18 @@ impl Outcome {
     /// A number from the line for the whole.
     #[must_use]
     pub fn number(&self, name: &str) -> u64 {
-        let words: Vec<&str> =
-            self.said.iter().find(|line| line.starts_with("sim: seed")).map_or("", |line| line).split(' ').collect();
-        words.windows(2).find(|pair| pair[0] == name).and_then(|pair| pair[1].parse().ok()).unwrap_or(0)
+        self.word(name).and_then(|word| word.parse().ok()).unwrap_or(0)
+    }
+
+    /// What everything that happened comes to.
+    #[must_use]
+    pub fn hash(&self) -> Option<&str> {
+        self.word("hash")
+    }
+
+    fn word(&self, name: &str) -> Option<&str> {
+        let line = self.said.iter().find(|line| line.starts_with("sim: seed"))?;
+        line.split(' ').skip_while(|word| *word != name).nth(1)
     }
 }
 

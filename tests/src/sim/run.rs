@@ -110,7 +110,10 @@ impl Run {
                 return Ok(());
             }
         }
-        self.live_until(SETTLE_MS, invariants::has_settled)?;
+        if !self.live_until(SETTLE_MS, invariants::has_settled)? {
+            let why = invariants::why_not_settled(&self.world);
+            self.world.book.broken("recovery", self.world.now_ms, why);
+        }
         Ok(())
     }
 

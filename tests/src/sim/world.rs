@@ -383,7 +383,7 @@ async fn admit(by: &Member, joining: Joining, admitted: &std::sync::Mutex<Vec<Pl
             admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(place);
             return;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        crate::wait::let_pass(Duration::from_millis(200)).await;
     }
 }
 

@@ -35,10 +35,16 @@ impl MetaState {
         MetaOutcome::Joined(node)
     }
 
-    /// The old node is a member no more; whether it was one.
-    pub(super) fn retire(&mut self, old: NodeId) -> bool {
-        self.admissions.heard_from(old);
-        self.nodes.remove(&old).is_some()
+    /// A node was heard from: whose place it took is a member no more, and whose place that one took if it was damaged before it
+    /// was heard from. Whether there was one.
+    pub(super) fn retire(&mut self, replacing: &mut BTreeMap<NodeId, NodeId>, node: NodeId) -> bool {
+        let (mut successor, mut retired) = (node, false);
+        while let Some(old) = replacing.remove(&successor) {
+            self.admissions.heard_from(old);
+            retired |= self.nodes.remove(&old).is_some();
+            successor = old;
+        }
+        retired
     }
 }
 
@@ -78,6 +84,19 @@ mod tests {
         assert_eq!(replace(&mut meta, 2, &record(10)), MetaOutcome::Unchanged, "it is gone for good");
         // The same may happen to the new one.
         assert_eq!(replace(&mut meta, 4, &record(11)), MetaOutcome::Joined(NodeId(5)));
+    }
+
+    #[test]
+    fn one_that_is_damaged_before_it_was_heard_from_leaves_nobody_behind() {
+        let mut meta = meta(3);
+        let again = record(10);
+        assert_eq!(replace(&mut meta, 2, &record(9)), MetaOutcome::Joined(NodeId(4)));
+        assert_eq!(replace(&mut meta, 4, &again), MetaOutcome::Joined(NodeId(5)));
+        assert_eq!(replace(&mut meta, 4, &again), MetaOutcome::Joined(NodeId(5)), "its answer was lost");
+        assert_eq!(ids(&meta), [1, 2, 3, 4, 5]);
+        assert_eq!(meta.apply(MetaCommand::Describe(NodeId(5), again)), MetaOutcome::Changed);
+        assert_eq!(ids(&meta), [1, 3, 5]);
+        assert!(meta.replacing.is_empty());
     }
 
     #[test]

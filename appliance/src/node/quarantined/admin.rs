@@ -39,7 +39,8 @@ pub(super) fn sentence(note: &Note, next: &Next) -> String {
         }
         Next::Waiting(why) => format!(
             "It comes back by itself as a new node, with the old data kept aside, as soon as the others can do without it; now \
-             {why}. Start those that are down."
+             {why}. Start those that are down; where there are none, the others need this node for a majority: then keep a copy of \
+             its data folder, stop it and run `iris store discard --confirm`."
         ),
         Next::Alone(why) => format!(
             "It can't come back by itself: {why}. Nothing was deleted. Keep a copy of the data folder and see what is whole in it \

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::wal::{self, Walked};
 use crate::StoreError;
-use crate::checked_file::io_error;
+use crate::checked_file::{io_error, open_private};
 use crate::warm::turns::lock;
 
 const MAGIC: &[u8; 8] = b"iris-wn1";
@@ -49,7 +49,7 @@ impl WalNote {
             PathBuf::from(name)
         };
         let name = beside("-synced");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&name);
+        let file = open_private(&name);
         let file = file
             .inspect_err(
                 |error| tracing::warn!(path = %name.display(), %error, "how far the store is synced can't be noted"),

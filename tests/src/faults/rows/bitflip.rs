@@ -69,6 +69,7 @@ async fn play(run: &RowRun<'_>) -> anyhow::Result<Outcome> {
         let part = RowRun { dir: &dir, ..*run };
         let options = options(&part, 3).with("store", "engine", format!("{engine:?}"));
         let mut bed = Bed::start_with(&part, options.with("store", "scrub_ms", SCRUB_MS)).await?;
+        bed.damages = true;
         on = bed.ground.word();
         let load = Load::start(&part, &bed.cluster, Size { per_s: 150, ..Size::default() }).await?;
         let mut rng = run.rng(engine);
@@ -80,6 +81,7 @@ async fn play(run: &RowRun<'_>) -> anyhow::Result<Outcome> {
         part.rounds = rounds;
         tally.add(part);
     }
+    anyhow::ensure!(found.quarantined > 0, "no flipped bit was found in {} rounds", run.rounds);
     let tally = tally.with("quarantined", found.quarantined).with("harmless", found.harmless);
     Ok(Outcome::Ran(tally.with("on", on)))
 }
@@ -114,6 +116,9 @@ async fn flip_one(
         if stopped { "stopped" } else { "running" },
         became.map_or_else(|| "no harm".to_owned(), |node| format!("back as node {node}")),
     ));
+    // These are read as a whole at every start, and nobody could do without them.
+    let must_show = matches!(area, Area::Meta | Area::Place);
+    anyhow::ensure!(became.is_some() || !must_show, "node {before} started with a flipped bit in {name}");
     match became {
         Some(_) => found.quarantined += 1,
         None => found.harmless += 1,

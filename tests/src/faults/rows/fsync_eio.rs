@@ -36,6 +36,7 @@ async fn play(run: &RowRun<'_>, options: Options) -> anyhow::Result<Tally> {
     let mut rng = run.rng("failures");
     let disks = Disks::mount(run.dir)?;
     let mut bed = Bed::start_with(run, options).await?;
+    bed.fails_disks = true;
     let load = Load::start(run, &bed.cluster, Size::default()).await?;
     for round in 1..=run.rounds {
         load.more(rng.random_range(100..300)).await?;

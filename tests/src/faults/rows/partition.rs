@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use futures::future::LocalBoxFuture;
 use iris_client::UserId;
 use rand::Rng;
@@ -63,6 +63,7 @@ async fn play(run: &RowRun<'_>) -> anyhow::Result<Outcome> {
         let_pass(lasts).await;
         if kind.is_minority() {
             let user = users("user-", 1)?.remove(0);
+            // It may refuse, or not answer at all; it may not leave out what the others have acked.
             fresh_read(&bed.cluster, &load.oracle, &user, victim, PATIENCE).await?;
             given.none_is_answered(victim)?;
         }
@@ -106,6 +107,7 @@ impl Given {
 /// Gives the node a message for each user; the answers come when they come, and the oracle hears of them.
 async fn give(bed: &Bed, load: &Load, loner: &UserId, node: usize) -> anyhow::Result<Given> {
     let client = bed.cluster.client_of_one(loner, "loner", node).await?;
+    within("the cut-off node to let a client in", ANSWER_DEADLINE, client.connected()).await??;
     let mut given = Given::default();
     for recipient in users("user-", Size::default().users)? {
         let outgoing = load.oracle.intend(loner, 0, &recipient, "is anybody there?".into());
@@ -125,7 +127,8 @@ async fn check_reads(bed: &Bed, load: &Load, rng: &mut StdRng) -> anyhow::Result
     let all = users("user-", Size::default().users)?;
     for node in 0..bed.cluster.len() {
         let user = &all[rng.random_range(0..all.len())];
-        fresh_read(&bed.cluster, &load.oracle, user, node, ANSWER_DEADLINE).await?;
+        let read = fresh_read(&bed.cluster, &load.oracle, user, node, ANSWER_DEADLINE).await?;
+        read.with_context(|| format!("node {} answers no read after the heal", node + 1))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use futures::future::LocalBoxFuture;
 use rand::Rng;
 
@@ -48,7 +49,8 @@ async fn play(run: &RowRun<'_>) -> anyhow::Result<Outcome> {
         let meanwhile = load.oracle.acked() - before;
         bed.cluster.node(victim).wake()?;
         for user in &everybody {
-            fresh_read(&bed.cluster, &load.oracle, user, victim, READ_DEADLINE).await?;
+            let read = fresh_read(&bed.cluster, &load.oracle, user, victim, READ_DEADLINE).await?;
+            read.with_context(|| format!("node {} answers no read since it woke", victim + 1))?;
         }
         run.say(&format!(
             "round {round}: node {} stopped for {lasts_ms} ms, {meanwhile} acked meanwhile, nothing stale when it woke",

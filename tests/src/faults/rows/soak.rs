@@ -170,6 +170,7 @@ impl Soak {
         self.say(run, number);
         if is_last {
             self.check_tasks().await?;
+            audit::nothing_unexpected(&self.bed)?;
             audit::at_every_replica(&mut self.bed, &oracle, &mut tally).await?;
         }
         let is_clean = tally.is_clean();

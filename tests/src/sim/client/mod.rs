@@ -75,7 +75,7 @@ impl Parts {
 
     /// Connects to any node and logs in.
     async fn connect(&self, user: &UserId, device: &str, rng: &mut StdRng) -> Result<Talk> {
-        tokio::time::sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
+        crate::wait::let_pass(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
         let node = self.nodes.any(rng).ok_or(ErrorKind::NotConnected)?;
         let end = self.net.connect_client(node.into(), self.time).ok_or(ErrorKind::ConnectionRefused)?;
         let mut talk = Talk { end, input: BytesMut::new() };

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Asks for ever.
 pub async fn probe(parts: Parts, users: Vec<UserId>, mut rng: StdRng) {
     loop {
-        tokio::time::sleep(parts.pause(&EVERY_MS, &mut rng)).await;
+        crate::wait::let_pass(parts.pause(&EVERY_MS, &mut rng)).await;
         let user = users[rng.random_range(0..users.len())].clone();
         // No answer is no answer.
         let _ = tokio::time::timeout(PATIENCE, one_look(&parts, &user, &mut rng)).await;

@@ -35,7 +35,9 @@ fn unsettled(world: &World) -> Option<String> {
     for machine in &world.machines {
         let node = machine.place.node;
         let Some(member) = machine.member() else { return Some(format!("node {node} does not run")) };
-        let state = member.meta_view.borrow().clone()?;
+        let Some(state) = member.meta_view.borrow().clone() else {
+            return Some(format!("node {node} has no meta state"));
+        };
         let wanted = state.shards.iter().filter(|record| record.is_on(node)).count();
         let copies = world.machines.len().min(COPIES);
         let placed = state.shards.iter().all(|record| record.is_settled() && record.replicas.len() == copies);
