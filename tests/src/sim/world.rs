@@ -261,6 +261,8 @@ impl World {
             self.pause(which, false);
             self.boot(which)?;
             self.machines[which].disk.set_fsync_ms(4);
+            // A cluster whose clock went back lets nobody in until it is right again.
+            self.machines[which].skew.set(0);
         }
         Ok(())
     }
