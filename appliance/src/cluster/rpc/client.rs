@@ -30,7 +30,7 @@ pub enum RpcError {
     /// No live stream, or it broke before the answer: whether the call was carried out is unknown.
     #[error("node {0} can't be reached")]
     Unreachable(NodeId),
-    /// The last calls to it failed, and it is not asked for a while ([`crate::cluster::breaker`]): this one was not sent.
+    /// The last calls to it failed, and it is not asked for a while (`cluster::breaker`): this one was not sent.
     #[error("node {0} did not answer the last calls and is left alone for a while")]
     LeftAlone(NodeId),
     /// No answer in time; unknown as well.
