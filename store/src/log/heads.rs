@@ -15,9 +15,12 @@ use super::LogError;
 use super::marked::place;
 use crate::checked_file::sync_dir;
 
-/// Behind 53 bytes of magic and the version, u64: the alignment, u64.
-const ALIGNMENT_AT: u64 = 61;
-const HEAD_LEN: u64 = ALIGNMENT_AT + 8;
+/// Behind 53 bytes of magic: the version, u64, and from the second version on the alignment, u64.
+const VERSION_AT: u64 = 53;
+const HEAD_LEN: u64 = VERSION_AT + 16;
+
+/// What the engine begins a file anew with whose head was torn, whatever it is told to write otherwise: records follow at once.
+const VERSION_WITHOUT_ALIGNMENT: [u8; 8] = 1u64.to_be_bytes();
 
 /// Removes the newest file of each kind if it has not even a head: nothing was ever written to it.
 pub(super) fn remove_unbegun(dir: &Path) -> Result<(), LogError> {
@@ -47,13 +50,14 @@ pub(super) fn check(dir: &Path) -> Result<(), LogError> {
         if !path.extension().is_some_and(|is| is == "raftlog" || is == "rewrite") {
             continue;
         }
-        let mut alignment = [0; 8];
-        match File::open(&path).and_then(|file| file.read_exact_at(&mut alignment, ALIGNMENT_AT)) {
+        let mut head = [0; 16];
+        match File::open(&path).and_then(|file| file.read_exact_at(&mut head, VERSION_AT)) {
             // One that ends before was never synced, and holds nothing.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
             read => read.map_err(failed)?,
         }
-        if alignment != [0; 8] {
+        let (version, alignment) = head.split_at(8);
+        if version != VERSION_WITHOUT_ALIGNMENT && alignment != [0; 8] {
             return Err(LogError::corrupt(dir, &format!("the head of {} is not as it was written", path.display())));
         }
     }
