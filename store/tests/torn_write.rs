@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use common::{all, append, append_later, entries, options, wait};
-use iris_store::{GroupId, RaftLog};
+use iris_store::{GroupId, LogOptions, RaftLog};
 
 const BODY: &str = "some bytes that are not all the same, 0123456789";
 
@@ -92,6 +92,45 @@ async fn torn_at_every_byte(file_ends_there: bool) {
         assert_eq!(survived, at == record.end, "torn behind byte {} of {}", at - record.start, record.len());
         std::fs::remove_dir_all(&torn).unwrap();
     }
+}
+
+fn refused(dir: &Path, files: &Files) -> String {
+    std::fs::create_dir(dir).unwrap();
+    for (file, bytes) in files {
+        std::fs::write(dir.join(file), bytes).unwrap();
+    }
+    RaftLog::open(options(dir)).err().expect("synced records are gone").to_string()
+}
+
+/// A disk that says yes to an fsync and forgets: the file ends between two records.
+#[tokio::test]
+async fn a_log_that_is_shorter_than_it_was_synced_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (before, mut after) = written(&dir.path().join("log")).await;
+    let (name, _) = last_record(&before, &after);
+    let end = before[&name].iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    after.get_mut(&name).unwrap().truncate(end);
+    let refused = refused(&dir.path().join("left"), &after);
+    assert!(refused.contains("bytes, and was synced up to"), "{refused}");
+}
+
+/// The same, and the newest of several files is not there any more.
+#[tokio::test]
+async fn a_log_without_its_newest_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("log");
+    let mut written = {
+        let log = RaftLog::open(LogOptions { segment_bytes: 4_096, ..options(&from) }).unwrap();
+        for index in 1..200 {
+            append(&log.group(GroupId(1)), entries(index..index + 1, BODY)).await;
+        }
+        files(&from)
+    };
+    let logs: Vec<String> = written.keys().filter(|name| name.ends_with(".raftlog")).cloned().collect();
+    assert!(logs.len() > 1, "{logs:?}");
+    written.remove(logs.last().unwrap());
+    let refused = refused(&dir.path().join("left"), &written);
+    assert!(refused.contains("is gone, and was synced up to"), "{refused}");
 }
 
 /// A disk that was full for the head of a new file: the log went on with the one before it, and gave it room in advance again.

@@ -17,7 +17,7 @@ use crate::checked_file::sync_dir;
 
 /// Behind 53 bytes of magic: the version, u64, and from the second version on the alignment, u64.
 const VERSION_AT: u64 = 53;
-const HEAD_LEN: u64 = VERSION_AT + 16;
+const HEAD_LEN_MIN: u64 = VERSION_AT + 8;
 
 /// What the engine begins a file anew with whose head was torn, whatever it is told to write otherwise: records follow at once.
 const VERSION_WITHOUT_ALIGNMENT: [u8; 8] = 1u64.to_be_bytes();
@@ -35,7 +35,7 @@ pub(super) fn remove_unbegun(dir: &Path) -> Result<(), LogError> {
         }
     }
     for (_, path) in newest.into_values() {
-        if std::fs::metadata(&path).map_err(failed)?.len() < HEAD_LEN {
+        if std::fs::metadata(&path).map_err(failed)?.len() < HEAD_LEN_MIN {
             std::fs::remove_file(&path).and_then(|()| sync_dir(&path)).map_err(failed)?;
         }
     }

@@ -2,7 +2,8 @@
 //! cuts the end of its last file off where it meets something that is no record: right for a write that a power cut broke off,
 //! which nobody was told of, and wrong for a synced record with a flipped bit, with which votes and acked entries would go.
 //! After each fsync the file's number and length are noted in a small file; a recovery that would cut off, or write over, what
-//! was noted is refused and changes nothing.
+//! was noted is refused and changes nothing. So is one of files that don't reach as far as was noted: the engine takes those that are
+//! there for all there were.
 //!
 //! The note itself is not fsynced: that would double the cost of a write. A process that dies leaves it exact. A power cut may
 //! leave an older one, which forbids less: then the newest records are again only as safe as raft-engine's own rule has them,
@@ -12,7 +13,7 @@
 //! u64 of all before. Less than a sector, so it is never torn. One that can't be read says nothing.
 
 use std::fs::File;
-use std::io::{Error, Result, Seek, SeekFrom, Write};
+use std::io::{Error, ErrorKind, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -118,6 +119,27 @@ impl Marks {
         }
     }
 
+    /// Whether the files reach as far as they were synced; if not, which doesn't.
+    fn whole(&self, dir: &Path) -> std::result::Result<(), String> {
+        for (queue, synced) in lock(&self.synced).iter().enumerate().filter(|(_, synced)| synced.len > 0) {
+            let Synced { file, len } = *synced;
+            let path = dir.join(format!("{file:016}.{}", QUEUES[queue]));
+            match std::fs::metadata(&path) {
+                Ok(meta) if meta.len() < len => {
+                    return Err(format!("{} has {} bytes, and was synced up to {len}", path.display(), meta.len()));
+                }
+                // Dropped since by a version of Iris that noted nothing.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.newest[queue] > file => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(format!("{} is gone, and was synced up to {len}", path.display()));
+                }
+                // What else is the matter with it, the engine says.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Whether recovery may change a file from `at` on.
     fn check(&self, path: &Path, at: u64) -> Result<()> {
         let Some((queue, file)) = place(path).filter(|_| self.recovering.load(Ordering::SeqCst)) else { return Ok(()) };
@@ -146,8 +168,13 @@ pub(super) struct MarkedFs<F> {
 
 impl<F: FileSystem> MarkedFs<F> {
     /// Over another one, for the log in `dir`, which exists.
-    pub(super) fn new(fs: F, dir: &Path) -> Self {
-        Self { fs, marks: Arc::new(Marks::open(dir)) }
+    ///
+    /// # Errors
+    /// Its files don't reach as far as they were synced: which, and how far.
+    pub(super) fn new(fs: F, dir: &Path) -> std::result::Result<Self, String> {
+        let marks = Marks::open(dir);
+        marks.whole(dir)?;
+        Ok(Self { fs, marks: Arc::new(marks) })
     }
 
     /// The engine has opened: from now on it does with its files what it likes.

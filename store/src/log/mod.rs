@@ -166,7 +166,8 @@ impl RaftLog {
         let dir = options.dir.clone();
         create_private_dir(&dir).map_err(|error| LogError::io(&dir, "creating the log's folder", &error))?;
         heads::remove_unbegun(&dir)?;
-        let fs = Arc::new(MarkedFs::new(DefaultFileSystem, &dir));
+        let fs = MarkedFs::new(DefaultFileSystem, &dir).map_err(|why| LogError::corrupt(&dir, &why))?;
+        let fs = Arc::new(fs);
         match Self::open_with(options, fs.clone()) {
             Ok(log) => {
                 fs.recovered();
