@@ -112,7 +112,7 @@ pub async fn run_until(
         }
         let Some(damage) = live(&config, join.take(), &surroundings, &stop).await? else { return Ok(()) };
         if Note::load(data)?.is_none() {
-            quarantined::enter(data, damage, &surroundings)?;
+            quarantined::enter(&config, damage, &surroundings)?;
         }
     }
 }
@@ -152,7 +152,7 @@ async fn live(
         },
     };
     // Noted before it leaves: a crash on the way out must not bring it back.
-    quarantined::enter(&config.node.data, found.clone(), surroundings)?;
+    quarantined::enter(config, found.clone(), surroundings)?;
     node.abandon(&supervisor).await;
     Ok(Some(found))
 }

@@ -41,11 +41,12 @@ pub(super) struct Waiting {
 }
 
 impl Batch {
-    /// Takes `first` and everything behind it that fits one entry. What does not fit begins the next.
+    /// Takes `first` and everything behind it that fits one entry and isn't refused. What does not fit begins the next.
     pub(super) fn gather(
         first: AppendRequest,
         requests: &mut mpsc::Receiver<AppendRequest>,
         left_over: &mut Option<AppendRequest>,
+        refuse: impl Fn(&[Item]) -> Option<Refused>,
         mut stamp: impl FnMut() -> EntryId,
     ) -> Self {
         let mut items: Vec<Item> = Vec::with_capacity(first.items.len());
@@ -65,7 +66,13 @@ impl Batch {
                 shares.push((request.items.len(), request.answer));
                 items.extend(request.items);
             }
-            taken = requests.try_recv().ok();
+            taken = std::iter::from_fn(|| requests.try_recv().ok()).find_map(|request| match refuse(&request.items) {
+                None => Some(request),
+                Some(refused) => {
+                    let _ = request.answer.send(Err(refused));
+                    None
+                }
+            });
         }
         let places = merge_cursors(&mut items);
         for item in &mut items {
@@ -184,7 +191,7 @@ mod tests {
         requests.into_iter().for_each(|request| sender.try_send(request).unwrap());
         let first = receiver.try_recv().unwrap();
         let mut stamps = 100..;
-        Batch::gather(first, &mut receiver, &mut None, || EntryId(stamps.next().unwrap()))
+        Batch::gather(first, &mut receiver, &mut None, |_| None, || EntryId(stamps.next().unwrap()))
     }
 
     #[tokio::test]
@@ -216,6 +223,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_refused_does_not_join_those_that_are_not() {
+        let (sender, mut receiver) = mpsc::channel(8);
+        let (one, _first) = request(vec![cursor("phone", 7, 0)]);
+        let (refused, mut second) = request(vec![message(1)]);
+        let (three, _third) = request(vec![cursor("desk", 3, 0)]);
+        sender.try_send(refused).unwrap();
+        sender.try_send(three).unwrap();
+        let is_message = |item: &Item| matches!(item, Item::Message(_));
+        let refuse = |items: &[Item]| items.iter().any(is_message).then_some(Refused::DiskFull);
+        let batch = Batch::gather(one, &mut receiver, &mut None, refuse, || EntryId(1));
+        assert_eq!(batch.items.len(), 2, "both cursors");
+        assert!(matches!(second.try_recv().unwrap(), Err(Refused::DiskFull)));
+    }
+
+    #[tokio::test]
     async fn what_does_not_fit_is_left_whole_and_the_late_are_dropped() {
         let (sender, mut receiver) = mpsc::channel(8);
         let (one, _first) = request((0..600).map(|_| message(1)).collect());
@@ -225,7 +247,7 @@ mod tests {
         sender.try_send(gone).unwrap();
         sender.try_send(two).unwrap();
         let mut left_over = None;
-        let batch = Batch::gather(one, &mut receiver, &mut left_over, || EntryId(1));
+        let batch = Batch::gather(one, &mut receiver, &mut left_over, |_| None, || EntryId(1));
         assert_eq!((batch.items.len(), left_over.unwrap().items.len()), (600, 600));
     }
 }

@@ -80,7 +80,13 @@ pub async fn run(
         }
         stamps.observe(group.store.last_stamp());
         let now = clock.unix_ms();
-        let Batch { mut items, waiting } = Batch::gather(first, requests, &mut left_over, || stamps.stamp(now));
+        let Batch { mut items, waiting } = Batch::gather(
+            first,
+            requests,
+            &mut left_over,
+            |items| for_want_of_room(&group, items),
+            || stamps.stamp(now),
+        );
         if items.is_empty() {
             continue;
         }
@@ -131,13 +137,16 @@ fn refusal(group: &ShardGroup, items: &[Item]) -> Option<Refused> {
     if !now.ready {
         return Some(Refused::NotLeader { leader: now.leader.filter(|leader| *leader != *group.raft.node_id()) });
     }
+    for_want_of_room(group, items).or_else(|| group.store.is_full().then_some(Refused::Overloaded))
+}
+
+/// Cursors and what retention removes are small, and make room: on a full disk they are all that is taken. Nothing is while the log
+/// itself waits for room.
+fn for_want_of_room(group: &ShardGroup, items: &[Item]) -> Option<Refused> {
     let disk = group.disk.state();
-    // Cursors and what retention removes are small, and make room. Nothing is written while the log itself waits for room.
     let is_message = |item: &Item| matches!(item, Item::Message(_));
-    if !disk.takes_messages() && (disk.waits_for_room || items.iter().any(is_message)) {
-        return Some(Refused::DiskFull);
-    }
-    group.store.is_full().then_some(Refused::Overloaded)
+    let refused = !disk.takes_messages() && (disk.waits_for_room || items.iter().any(is_message));
+    refused.then_some(Refused::DiskFull)
 }
 
 /// Looks on the disk for the keys that memory can't exclude.

@@ -51,6 +51,9 @@ pub fn shard_group(shard: ShardId) -> u16 {
 /// The shards of this node, once the cluster is founded.
 pub type ShardGroups = Arc<HashMap<ShardId, ShardGroup>>;
 
+/// Why the groups answer nobody.
+const LEFT: &str = "this node has left its groups";
+
 /// One lock a group.
 pub(super) type Receptions = Mutex<HashMap<u16, Arc<tokio::sync::Mutex<()>>>>;
 
@@ -64,6 +67,8 @@ pub struct PeerHandler<SM: RaftStateMachine<TypeConfig>> {
     pub shards: watch::Receiver<ShardGroups>,
     /// Set while this node is going down: it takes no leadership back.
     pub draining: Arc<AtomicBool>,
+    /// Set when this node's groups answer nobody any more.
+    pub left: Arc<AtomicBool>,
     /// The time of what is proposed for others.
     pub clock: Arc<dyn Clock>,
     /// Members that said that they are in quarantine.
@@ -87,6 +92,7 @@ impl<SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>> Installer fo
             return Err(format!("this node's disk is full: a snapshot needs {needed} bytes, {free} are free"));
         }
         let vote = match group {
+            _ if self.left.load(Ordering::Acquire) => return Err(LEFT.to_owned()),
             META_GROUP if !self.beginning.is_open() => return Err(MAY_HAVE_FORGOTTEN.to_owned()),
             META_GROUP => self.meta.metrics().borrow_watched().vote,
             _ => self.shard(group)?.raft.metrics().borrow_watched().vote,
@@ -123,6 +129,9 @@ impl<SM: RaftStateMachine<TypeConfig> + HasMetaState> RpcHandler for PeerHandler
             self.partitions.heard_from(from);
             match method {
                 Method::AppendEntries | Method::Vote | Method::PreVote | Method::TransferLeader => {
+                    if self.left.load(Ordering::Acquire) {
+                        return Err(LEFT.to_owned());
+                    }
                     if group == META_GROUP {
                         if !self.beginning.is_open() {
                             return Err(MAY_HAVE_FORGOTTEN.to_owned());

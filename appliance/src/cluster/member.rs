@@ -136,6 +136,8 @@ pub struct Member {
     /// What is known of the network between the members.
     pub partitions: Arc<Partitions>,
     draining: Arc<AtomicBool>,
+    /// Set when this node's groups answer nobody any more.
+    left: Arc<AtomicBool>,
 }
 
 impl Member {
@@ -181,7 +183,7 @@ impl Member {
 
         let running = watch::Sender::new(ShardGroups::default());
         let shards = Shards::new(running.subscribe());
-        let draining = Arc::new(AtomicBool::new(false));
+        let (draining, left) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let clock = options.surroundings.clock.clone();
         // Whoever was let in, or holds the state, has nothing to find out.
         let knows = options.founding.is_none() || meta_view.borrow().is_some();
@@ -199,6 +201,7 @@ impl Member {
             view: meta_view.clone(),
             shards: running.subscribe(),
             draining: draining.clone(),
+            left: left.clone(),
             clock: clock.clone(),
             beginning: beginning.clone(),
             partitions: partitions.clone(),
@@ -309,6 +312,7 @@ impl Member {
             quarantined,
             partitions,
             draining,
+            left,
         })
     }
 
@@ -339,12 +343,19 @@ impl Member {
     }
 
     /// Stops the groups as they are, writing nothing: what this disk holds is in doubt (C12).
+    /// From the first moment on no call of the others' groups is answered, whatever still runs.
     pub async fn abandon(&self) {
-        for group in &self.shards.in_order() {
-            // Its task may be stuck in what is damaged; the runtime leaves it behind.
-            let _ = tokio::time::timeout(CORE_STOP_DEADLINE, group.raft.shutdown()).await;
-        }
-        let _ = tokio::time::timeout(CORE_STOP_DEADLINE, self.meta.shutdown()).await;
+        self.left.store(true, Ordering::Release);
+        // A core may be stuck in what is damaged; the runtime leaves it behind.
+        self.stop_cores().await;
+    }
+
+    /// Stops all Raft cores side by side; false if one did not in time.
+    async fn stop_cores(&self) -> bool {
+        let shards = self.shards.in_order();
+        let shards = futures::future::join_all(shards.iter().map(|group| stopped_in_time(&group.raft)));
+        let (shards, meta) = tokio::join!(shards, stopped_in_time(&self.meta));
+        meta && shards.into_iter().all(|stopped| stopped)
     }
 
     /// Stops the groups after a last checkpoint. What was acked is in the log whether or not this succeeds.
@@ -354,19 +365,18 @@ impl Member {
     pub async fn shut_down(&self) -> anyhow::Result<()> {
         let groups = self.shards.in_order();
         let checkpointed = super::checkpointer::checkpoint_all(&groups).await;
-        for group in &groups {
-            if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, group.raft.shutdown()).await, Ok(Ok(()))) {
-                tracing::warn!(shard = %group.shard, "a Raft core did not stop cleanly");
-            }
-        }
-        if !matches!(tokio::time::timeout(CORE_STOP_DEADLINE, self.meta.shutdown()).await, Ok(Ok(()))) {
-            tracing::warn!("the meta group's Raft core did not stop cleanly");
+        if !self.stop_cores().await {
+            tracing::warn!("a Raft core did not stop cleanly");
         }
         if let Round::PutOff(why) = checkpointed? {
             tracing::warn!(%why, "there was no room for the last checkpoint; the next start replays the log");
         }
         Ok(())
     }
+}
+
+async fn stopped_in_time<SM: openraft::storage::RaftStateMachine<TypeConfig>>(raft: &Raft<TypeConfig, SM>) -> bool {
+    matches!(tokio::time::timeout(CORE_STOP_DEADLINE, raft.shutdown()).await, Ok(Ok(())))
 }
 
 /// openraft's settings for one group. `enable_leader_restore` stays off: with it a restarted leader answered stale reads

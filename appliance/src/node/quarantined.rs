@@ -42,10 +42,16 @@ pub(super) enum Ended {
 ///
 /// # Errors
 /// The note can't be written: the disk does not do even that.
-pub(super) fn enter(data: &Path, damage: Damage, surroundings: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn enter(config: &Config, damage: Damage, surroundings: &Surroundings) -> anyhow::Result<()> {
+    let data = &config.node.data;
     tracing::error!(what = damage.what, "this node's data are damaged; it leaves its groups and goes into quarantine");
     let note = Note { what: damage.what, found_ms: surroundings.clock.unix_ms(), stage: Stage::Waiting };
-    note.save(data).context("this node's data are damaged, and that can't even be noted in its data folder")
+    // A full disk must not hide it: without the note the next start would serve what is damaged.
+    let saved = note.save(data).or_else(|_| {
+        crate::disk::make_room(data, config.store.reserve_bytes);
+        note.save(data)
+    });
+    saved.context("this node's data are damaged, and that can't even be noted in its data folder")
 }
 
 /// What happens next, as `iris status` says it.
