@@ -18,4 +18,5 @@ pub mod routing;
 pub mod supervise;
 pub mod surroundings;
 pub mod system;
+mod versioned_file;
 pub mod welcome;

@@ -4,14 +4,13 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use iris_p2p::PeerKey;
 use iris_protocol::NodeId;
-use iris_protocol::versioned::{self, Versioned};
-use iris_store::{read_checked, write_checked};
+use iris_protocol::versioned::Versioned;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::meta::NodeRecord;
+use crate::versioned_file;
 
 /// The file's name in the data folder.
 const FILE_NAME: &str = "membership";
@@ -59,17 +58,7 @@ impl Membership {
     /// # Errors
     /// The file is damaged, or of another version. Nothing is overwritten then.
     pub fn load(data: &Path) -> anyhow::Result<Option<Self>> {
-        let path = data.join(FILE_NAME);
-        match read_checked(&path)? {
-            None => Ok(None),
-            Some((FILE_VERSION, bytes)) => {
-                Ok(Some(versioned::decode(&bytes).with_context(|| format!("{} can't be read", path.display()))?))
-            }
-            Some((other, _)) => anyhow::bail!(
-                "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
-                path.display()
-            ),
-        }
+        versioned_file::load(&data.join(FILE_NAME), FILE_VERSION)
     }
 
     /// Writes it; durable when it returns.
@@ -77,7 +66,7 @@ impl Membership {
     /// # Errors
     /// The system's.
     pub fn save(&self, data: &Path) -> anyhow::Result<()> {
-        Ok(write_checked(&data.join(FILE_NAME), FILE_VERSION, &versioned::encode(self))?)
+        versioned_file::save(&data.join(FILE_NAME), FILE_VERSION, self)
     }
 }
 
@@ -101,7 +90,7 @@ mod tests {
         place.save(dir.path()).unwrap();
         assert_eq!(Membership::load(dir.path()).unwrap(), Some(place.clone()));
         let path = dir.path().join(FILE_NAME);
-        write_checked(&path, 2, b"x").unwrap();
+        iris_store::write_checked(&path, 2, b"x").unwrap();
         assert!(Membership::load(dir.path()).unwrap_err().to_string().contains("version 2"));
         std::fs::write(&path, "nonsense").unwrap();
         assert!(Membership::load(dir.path()).unwrap_err().to_string().contains("membership"));

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use anyhow::Context;
-use iris_protocol::versioned::{self, Versioned};
-use iris_store::{read_checked, write_checked};
+use iris_protocol::versioned::Versioned;
 use serde::{Deserialize, Serialize};
+
+use crate::versioned_file;
 
 /// The note's name in the data folder.
 pub const NOTE_NAME: &str = "quarantine";
@@ -46,17 +46,7 @@ impl Note {
     /// # Errors
     /// It can't be read.
     pub fn load(data: &Path) -> anyhow::Result<Option<Self>> {
-        let path = data.join(NOTE_NAME);
-        match read_checked(&path)? {
-            None => Ok(None),
-            Some((FILE_VERSION, bytes)) => {
-                Ok(Some(versioned::decode(&bytes).with_context(|| format!("{} can't be read", path.display()))?))
-            }
-            Some((other, _)) => anyhow::bail!(
-                "{} has version {other}, this Iris reads {FILE_VERSION}: was it written by a newer one?",
-                path.display()
-            ),
-        }
+        versioned_file::load(&data.join(NOTE_NAME), FILE_VERSION)
     }
 
     /// Writes it; durable when it returns.
@@ -64,6 +54,6 @@ impl Note {
     /// # Errors
     /// The system's.
     pub fn save(&self, data: &Path) -> anyhow::Result<()> {
-        Ok(write_checked(&data.join(NOTE_NAME), FILE_VERSION, &versioned::encode(self))?)
+        versioned_file::save(&data.join(NOTE_NAME), FILE_VERSION, self)
     }
 }
