@@ -4,31 +4,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
-use common::{append, entries, options, wait};
+use common::{append, contents, entries, options, wait};
 use iris_protocol::{EntryId, MessageKey, ShardId, UserId};
 use iris_store::check::{AreaReport, Checkpointed, GroupSpan, LogJudge, check_across, check_log, check_warm};
 use iris_store::warm::{Engine, made_with};
 use iris_store::{GroupId, Item, NewMessage, RaftLog, ShardStore, StoreError, StoreOptions, encode_batch, warm};
 use rusqlite::Connection;
-
-/// Every file and its content.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for file in std::fs::read_dir(dir).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_dir() {
-            all.extend(contents(&path));
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            all.insert(path, bytes);
-        }
-    }
-    all
-}
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use common::{append, entries, options, wait};
+use common::{append, contents, entries, options, wait};
 use iris_protocol::{DeviceId, EntryId, MessageKey, ShardId, UserId};
 use iris_store::warm::Engine;
 use iris_store::{
@@ -19,21 +19,6 @@ use iris_store::{
 /// Bits flipped of each store: an exhaustive run takes all of them.
 fn flips() -> usize {
     std::env::var("IRIS_FLIPS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
-}
-
-/// Every file and its content.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for file in std::fs::read_dir(dir).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_dir() {
-            all.extend(contents(&path));
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            all.insert(path, bytes);
-        }
-    }
-    all
 }
 
 fn write(files: &BTreeMap<PathBuf, Vec<u8>>, from: &Path, to: &Path) {

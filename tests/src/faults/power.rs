@@ -3,11 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::ensure;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::RowRun;
+use super::bed::Bed;
 use super::disks::Disks;
+use super::load::{Load, Size};
 use super::outcome::Tally;
+use crate::cluster::Options;
 use crate::lossy_disk::{Cut, Tear};
 use crate::wait::let_pass;
 
@@ -22,9 +27,75 @@ pub fn fsyncs_take_their_time(disks: &Disks) {
     disks.all().for_each(|disk| disk.slow_sync(FSYNC));
 }
 
-/// A moment, so that cuts don't all fall behind an ack.
-pub async fn dawdle(rng: &mut StdRng) {
-    let_pass(Duration::from_micros(rng.random_range(0..DAWDLE_US_MAX))).await;
+/// A cluster under load on disks that can lose power, and what they have lost so far.
+pub struct Dark {
+    /// The nodes, on the disks.
+    pub bed: Bed,
+    /// Everybody who writes and reads.
+    pub load: Load,
+    /// What cuts took.
+    pub taken: Taken,
+    disks: Disks,
+}
+
+impl Dark {
+    /// Kills a node and cuts its power.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub fn cut(&mut self, node: usize, tear: Tear) -> anyhow::Result<()> {
+        self.bed.cluster.kill9(node)?;
+        self.taken.add(&self.disks.of(node).power_cut(tear));
+        Ok(())
+    }
+
+    /// Kills all nodes and cuts the power of all, each as it is told.
+    ///
+    /// # Errors
+    /// One was not running.
+    pub fn cut_all(&mut self, mut tear: impl FnMut() -> Tear) -> anyhow::Result<()> {
+        self.bed.cluster.kill9_all()?;
+        self.disks.all().for_each(|disk| self.taken.add(&disk.power_cut(tear())));
+        Ok(())
+    }
+
+    /// Waits for so many acks more, and then a moment, so that cuts don't all fall behind one.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub async fn more(&self, messages: usize, rng: &mut StdRng) -> anyhow::Result<()> {
+        self.load.more(messages).await?;
+        let_pass(Duration::from_micros(rng.random_range(0..DAWDLE_US_MAX))).await;
+        Ok(())
+    }
+}
+
+/// Plays a row's rounds, heals after each, and judges.
+///
+/// # Errors
+/// What a round says, or nothing unsynced was ever lost, so that the row would show nothing.
+pub async fn rounds(
+    run: &RowRun<'_>,
+    options: Options,
+    mut round: impl AsyncFnMut(u32, &mut Dark, &mut StdRng) -> anyhow::Result<()>,
+) -> anyhow::Result<Tally> {
+    let mut rng = run.rng("cuts");
+    let disks = Disks::mount(run.dir)?;
+    let bed = Bed::start_with(run, options).await?;
+    fsyncs_take_their_time(&disks);
+    let load = Load::start(run, &bed.cluster, Size::default()).await?;
+    load.more(200).await?;
+    let mut dark = Dark { bed, load, taken: Taken::default(), disks };
+    for number in 1..=run.rounds {
+        round(number, &mut dark, &mut rng).await?;
+        dark.bed.cluster.heal().await?;
+    }
+    dark.load.more(200).await?;
+    ensure!(dark.taken.bytes > 0, "there was nothing unsynced to lose in any round: the row shows nothing");
+    let Dark { mut bed, load, taken, disks: _disks } = dark;
+    let mut tally = load.finish(&mut bed).await?;
+    tally.rounds = run.rounds;
+    Ok(taken.shown_in(tally))
 }
 
 /// What survives in this round: nothing, and every other time some.

@@ -50,7 +50,18 @@ pub fn look(cluster: &Cluster, index: usize) -> anyhow::Result<Vitals> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).context("counting its files")?.count() as u64;
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).context("counting its threads")?.count() as u64;
     let rss_bytes = node.usage()?.rss_bytes;
-    Ok(Vitals { rss_bytes, files, threads, disk_bytes: node.disk_bytes("") })
+    // SQLite's log grows and is begun anew: it has a bound of its own instead ([`wal_bytes`]).
+    let disk_bytes = node.disk_bytes("").saturating_sub(wal_bytes(cluster, index));
+    Ok(Vitals { rss_bytes, files, threads, disk_bytes })
+}
+
+/// Most that SQLite's log may take: twice the length at which it is moved into the file, above which a commit waits for that.
+pub const WAL_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Bytes of SQLite's log.
+#[must_use]
+pub fn wal_bytes(cluster: &Cluster, index: usize) -> u64 {
+    cluster.node(index).disk_bytes("inboxes.db-wal")
 }
 
 /// How much more a node may use late in a run than it did once it was warm.

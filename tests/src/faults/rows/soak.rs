@@ -16,7 +16,7 @@ use crate::faults::bed::{Bed, options};
 use crate::faults::clock::{Clocks, Off};
 use crate::faults::load::{Load, Size};
 use crate::faults::partition::Kind;
-use crate::faults::vitals::{Allowance, Chart, Vitals, mb};
+use crate::faults::vitals::{Allowance, Chart, Vitals, WAL_BYTES_MAX, mb, wal_bytes};
 use crate::faults::{Outcome, Rounds, Row, RowRun, Tally, audit};
 use crate::wait::{let_pass, wait_for};
 
@@ -268,6 +268,8 @@ impl Soak {
             && most.threads <= MOST.threads
             && most.disk_bytes <= MOST.disk_bytes;
         ensure!(within, "a node used more than any may: {most:?}, at most {MOST:?}");
+        let long = (0..self.bed.cluster.len()).find(|node| wal_bytes(&self.bed.cluster, *node) > WAL_BYTES_MAX);
+        ensure!(long.is_none(), "SQLite's log is not kept short on node {}", long.map_or(0, |node| node + 1));
         let is_judged = lasts >= WARM + JUDGED;
         if is_judged {
             // What ends begins anew: only the disks of the others add up.

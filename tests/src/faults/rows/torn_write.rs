@@ -7,11 +7,9 @@ use futures::future::LocalBoxFuture;
 use rand::Rng;
 
 use crate::cluster::Options;
-use crate::faults::bed::Bed;
-use crate::faults::disks::{Disks, with_each_engine};
-use crate::faults::load::{Load, Size};
+use crate::faults::disks::with_each_engine;
 use crate::faults::outcome::Tally;
-use crate::faults::power::{Taken, dawdle, fsyncs_take_their_time};
+use crate::faults::power::rounds;
 use crate::faults::{Outcome, Rounds, Row, RowRun};
 use crate::lossy_disk::Tear;
 
@@ -33,27 +31,19 @@ fn run<'a>(run: &'a RowRun<'a>) -> LocalBoxFuture<'a, anyhow::Result<Outcome>> {
 }
 
 async fn play(run: &RowRun<'_>, options: Options) -> anyhow::Result<Tally> {
-    let mut rng = run.rng("tears");
-    let disks = Disks::mount(run.dir)?;
-    let mut bed = Bed::start_with(run, options).await?;
-    fsyncs_take_their_time(&disks);
-    let load = Load::start(run, &bed.cluster, Size::default()).await?;
-    load.more(200).await?;
-    let mut taken = Taken::default();
-    for round in 1..=run.rounds {
-        load.more(rng.random_range(1..300)).await?;
-        dawdle(&mut rng).await;
-        bed.cluster.kill9_all()?;
-        for disk in disks.all() {
+    let mut torn = 0;
+    let tally = rounds(run, options, async |round, dark, rng| {
+        let more = rng.random_range(1..300);
+        dark.more(more, rng).await?;
+        dark.cut_all(|| {
             let most = if rng.random_bool(0.5) { HEAD_BYTES } else { RECORD_BYTES };
-            taken.add(&disk.power_cut(Tear::At(rng.random_range(1..most))));
-        }
-        run.say(&format!("round {round}: torn at {} acked: {taken}", load.oracle.acked()));
-        bed.cluster.heal().await?;
-    }
-    load.more(200).await?;
-    ensure!(taken.torn > 0, "no write was torn in any round: the row shows nothing");
-    let mut tally = load.finish(&mut bed).await?;
-    tally.rounds = run.rounds;
-    Ok(taken.shown_in(tally))
+            Tear::At(rng.random_range(1..most))
+        })?;
+        torn = dark.taken.torn;
+        run.say(&format!("round {round}: torn at {} acked: {}", dark.load.oracle.acked(), dark.taken));
+        Ok(())
+    });
+    let tally = tally.await?;
+    ensure!(torn > 0, "no write was torn in any round: the row shows nothing");
+    Ok(tally)
 }
