@@ -99,7 +99,7 @@ fn refused(dir: &Path, files: &Files) -> String {
     for (file, bytes) in files {
         std::fs::write(dir.join(file), bytes).unwrap();
     }
-    RaftLog::open(options(dir)).err().expect("synced records are gone").to_string()
+    RaftLog::open(options(dir)).expect_err("synced records are gone").to_string()
 }
 
 /// A disk that says yes to an fsync and forgets: the file ends between two records.
